@@ -1,0 +1,27 @@
+"""Package metadata from settings.ini, so that it stands in one place."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+config = ConfigParser(delimiters=["="])
+config.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
+settings = config["DEFAULT"]
+
+
+def lines(key: str) -> list[str]:
+    return [line.strip() for line in settings.get(key, "").splitlines() if line.strip()]
+
+
+setup(
+    version=settings["version"],
+    description=settings["description"],
+    keywords=settings["keywords"].split(),
+    install_requires=lines("requirements"),
+    extras_require={"dev": lines("dev_requirements")},
+    entry_points={
+        "console_scripts": lines("console_scripts"),
+        "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],
+    },
+)
