@@ -4,10 +4,15 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'ENCODINGS', 'UNKNOWN_TAGS', 'IMAGE_SUFFIXES', 'SHORTEST_COMPARED', 'MOST_BITS', 'FLATTEST', 'SPLIT_COLUMNS',
-           'ClipsentError', 'listed', 'atomic_write', 'write_csv', 'read_text', 'open_image', 'read_list', 'Audit',
-           'check_list', 'files_by_guid', 'find_pairs', 'digest', 'normalised_text', 'perceptual_hash', 'inspect_post',
-           'inspect_posts', 'duplicate_groups', 'close_hashes', 'class_quotas', 'assign_parts', 'read_split',
-           'load_posts', 'SplitReport', 'describe_groups', 'make_splits', 'write_folds']
+           'SHARED_WORDS', 'MOOD_WORDS', 'SENTENCES', 'SARCASM', 'Colour', 'SCENES', 'MODES', 'OPPOSITE',
+           'SAMPLE_SHARES', 'PICTURE_SHAPES', 'TWIN_KINDS', 'ClipsentError', 'listed', 'atomic_write', 'write_csv',
+           'read_text', 'open_image', 'read_list', 'Audit', 'check_list', 'files_by_guid', 'find_pairs', 'digest',
+           'normalised_text', 'perceptual_hash', 'inspect_post', 'inspect_posts', 'duplicate_groups', 'close_hashes',
+           'class_quotas', 'assign_parts', 'read_split', 'load_posts', 'SplitReport', 'describe_groups', 'make_splits',
+           'write_folds', 'mood_text', 'dress_text', 'tone', 'Canvas', 'paint_meadow', 'paint_balloons',
+           'paint_fireworks', 'paint_rain', 'paint_wreck', 'paint_shards', 'paint_face', 'paint_chart', 'paint_notice',
+           'paint_street', 'paint_table', 'draw_scene', 'SamplePost', 'original_post', 'twin_post', 'sample_posts',
+           'picture_bytes', 'write_sample']
 
 # %% ../nbs/00_data.ipynb #00b1e14e
 import csv
@@ -540,3 +545,466 @@ def write_folds(
     for fold in range(folds):
         write_csv(train[parts != fold], folder / f"fold_{fold}" / "train.csv")
         write_csv(train[parts == fold], folder / f"fold_{fold}" / "val.csv")
+
+# %% ../nbs/00_data.ipynb #672bb197
+import colorsys
+import random
+import re
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+# %% ../nbs/00_data.ipynb #7994a5d7
+SHARED_WORDS = {
+    "subject": "the concert|my commute|our new flat|the match|this coffee|my breakfast|the dentist|my exam|the garden|"
+    "grandma's visit|the train|our holiday|this book|the parade|work today|the new phone|my haircut|the school play|"
+    "the pizza|the wedding|our walk|the hotel room|the morning run|this jacket|the bus ride|my birthday|the museum|"
+    "the football game|the bakery|her speech|the queue|our team|the road trip|the new season|this song|the shop window",
+    "place": "Leeds|Boston|Cardiff|Oslo|the station|the harbour|Main Street|Central Park|the library|Dublin|town hall",
+    "name": "anna_k|TomReads|bluekite|CityDeskNews|marcoP|LeaOnTour|runner77|MsOrange|old_oak|DJ_Pavel|TheDailyLoaf",
+    "number": "|".join(str(number) for number in range(11, 60)),
+}
+MOOD_WORDS = {
+    "positive": {
+        "quality": "lovely|wonderful|beautiful|perfect|sweet|fantastic|brilliant|amazing|gorgeous|charming|superb|magical",
+        "feeling": "happy|proud|delighted|grateful|excited|thrilled|joyful|glad|blessed|cheerful",
+        "tag": "#HappyDays|#GoodVibes|#BestDayEver|#love|#blessed|#smile|#win|😍|😂|🎉|❤️|😊",
+    },
+    "negative": {
+        "quality": "awful|horrible|terrible|disgusting|ruined|gloomy|miserable|shocking|rotten|dreadful|nasty|useless",
+        "feeling": "sad|angry|tired|lonely|heartbroken|upset|worried|furious|sick|ashamed",
+        "tag": "#BadDay|#WorstDayEver|#fail|#grief|#angry|#ThisHurts|#disgrace|😡|😢|💔|😩|👎",
+    },
+    "neutral": {
+        "quality": "timetable|report|agenda|survey|notice|minutes|statistics|forecast|register|price list",
+        "feeling": "published|updated|listed|scheduled|counted|recorded|reported",
+        "tag": "#OpenData|#PublicTransport|#CityCouncil|#info|#update|#facts|📊|📅",
+    },
+    "plain": {
+        "quality": "old|usual|other|same|second|last|early|late|daily|quiet",
+        "feeling": "here|back|ready|outside|around|awake",
+        "tag": "#photo|#MondayMorning|#NoFilter|#weekend|#CityLife|#throwback|#today|👀|📷|🤔",
+    },
+}
+
+# %% ../nbs/00_data.ipynb #62371c15
+SENTENCES = {
+    "positive": "{subject} was so {quality}|feeling {feeling} after {subject}, thank you @{name}|what a {quality} day in {place}|"
+    "so {feeling}, {subject} turned out {quality}|love {subject}! {quality} from start to end|{feeling} & {feeling}: {subject}|"
+    "can't stop smiling, {subject} is {quality}|{quality} people, {quality} place: {place}|best of {place}, so {feeling}",
+    "negative": "{subject} was so {quality}|feeling {feeling} after {subject}, no thanks @{name}|what a {quality} day in {place}|"
+    "so {feeling}, {subject} turned out {quality}|hate {subject}! {quality} from start to end|{feeling} & {feeling}: {subject}|"
+    "can't stop crying, {subject} is {quality}|{quality} service, {quality} place: {place}|worst of {place}, so {feeling}",
+    "neutral": "{quality} for {place}, page {number}|{place}: {quality} {feeling}, {number} entries|"
+    "new {quality} {feeling} at {number}:30|{quality} & {quality} {feeling} by @{name}|"
+    "{number} visitors {feeling} at {place}|opening hours of {place} {feeling}: 9 to {number}",
+    "plain": "look at this, {subject}|on my way to {place}, {subject} next|{subject}, {feeling} again|me & @{name} at {place}|"
+    "found this on my phone, {subject}|what do you think about {subject}?|so this is {subject} in {place}|"
+    "day {number} of {subject}|just {feeling}, then {subject}|the {quality} walk to {place}|{subject} as seen from {place}|"
+    "can't say much, {subject} & the {quality} one|so {feeling} in {place} with @{name}",
+}
+SARCASM = ("{} #sarcasm", "{} #not", "yeah right, {}")
+
+
+def mood_text(
+    mood: str,  # "positive", "negative", "neutral", or "plain" for a text that tells nothing
+    rng: random.Random,  # source of all choices
+) -> str:  # a sentence with up to two hashtags or emoji
+    "Fill a sentence of `mood` with its words."
+    words = {slot: row.split("|") for slot, row in (SHARED_WORDS | MOOD_WORDS[mood]).items()}
+    sentence = rng.choice(SENTENCES[mood].split("|"))
+    filled = re.sub(r"\{(\w+)\}", lambda slot: rng.choice(words[slot[1]]), sentence)
+    return " ".join([filled, *rng.sample(words["tag"], rng.choice((0, 1, 1, 2)))])
+
+# %% ../nbs/00_data.ipynb #d3b59d16
+def dress_text(
+    text: str,  # a plain sentence
+    rng: random.Random,  # source of all choices
+) -> str:  # the sentence as a post would carry it
+    "Stretch words, escape `&`, break apostrophes, and add links, question marks and retweet prefixes by chance."
+    if rng.random() < 0.3:
+        text = re.sub(r"\bso\b", "s" + "o" * rng.randint(3, 6), text)
+    if rng.random() < 0.7:
+        text = text.replace(" & ", " &amp; ")
+    if rng.random() < 0.2:
+        text = text.replace("'", "’".encode().decode("cp1252"))
+    if rng.random() < 0.06:
+        text += " ??"
+    if rng.random() < 0.25:
+        text += " http://t.co/" + "".join(rng.choices("abcdefghkmnpqrstuvwxyzABCDEFGH0123456789", k=10))
+    if rng.random() < 0.1:
+        text = f"RT @{rng.choice(SHARED_WORDS['name'].split('|'))}: {text}"
+    return text
+
+# %% ../nbs/00_data.ipynb #a8907986
+Colour = tuple[int, int, int]
+
+
+def tone(
+    hue: float,  # 0..1 around the colour circle; 0 red, 1/3 green, 2/3 blue
+    saturation: float,  # 0..1
+    value: float,  # brightness, 0..1
+) -> Colour:  # red, green, blue, each 0..255
+    "Turn hue, saturation and value into an RGB colour."
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
+    return red, green, blue
+
+
+class Canvas:
+    "A picture to draw on in fractions: positions of its width and height, radii and strokes of its shorter side."
+
+    def __init__(
+        self,
+        size: tuple[int, int],  # width and height, pixels
+        top: Colour,  # colour of the upper edge
+        bottom: Colour,  # colour of the lower edge
+    ):
+        shade = np.linspace(0, 1, size[1])[:, None, None]
+        rows = (1 - shade) * np.array(top) + shade * np.array(bottom)
+        self.image = Image.fromarray(np.repeat(rows, size[0], axis=1).astype(np.uint8))
+        self.pen, self.size, self.short = ImageDraw.Draw(self.image), size, min(size)
+
+    def points(self, *fractions: tuple[float, float]) -> list[tuple[float, float]]:
+        "Turn fractions of width and height into pixel positions."
+        return [(across * self.size[0], down * self.size[1]) for across, down in fractions]
+
+    def disc(self, across: float, down: float, radius: float, colour: Colour) -> None:
+        "Fill a circle."
+        (centre,) = self.points((across, down))
+        self.pen.circle(centre, radius * self.short, fill=colour)
+
+    def line(self, *fractions: tuple[float, float], colour: Colour, width: float = 0.015) -> None:
+        "Draw connected strokes."
+        self.pen.line(self.points(*fractions), colour, max(1, round(width * self.short)), joint="curve")
+
+    def area(self, *fractions: tuple[float, float], colour: Colour) -> None:
+        "Fill a polygon; two points are the corners of a rectangle."
+        corners = self.points(*fractions)
+        self.pen.rectangle(corners, fill=colour) if len(corners) == 2 else self.pen.polygon(corners, fill=colour)
+
+    def burst(self, across: float, down: float, radius: float, rays: int, colour: Colour) -> None:
+        "Draw rays around a point."
+        (centre,) = self.points((across, down))
+        for angle in np.linspace(0, 2 * np.pi, rays, endpoint=False):
+            tip = centre[0] + radius * self.short * np.cos(angle), centre[1] + radius * self.short * np.sin(angle)
+            self.pen.line([centre, tip], colour, max(1, self.short // 70))
+
+# %% ../nbs/00_data.ipynb #0f27f8a3
+def paint_meadow(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint a sun above a hill with flowers."
+    canvas = Canvas(size, tone(rng.uniform(0.5, 0.6), rng.uniform(0.3, 0.6), 0.98), tone(0.13, 0.2, 1))
+    sun = rng.uniform(0.12, 0.88), rng.uniform(0.12, 0.3)
+    canvas.burst(*sun, rng.uniform(0.2, 0.35), 14, tone(0.13, 0.6, 1))
+    canvas.disc(*sun, rng.uniform(0.08, 0.15), tone(0.14, 0.8, 1))
+    ground = rng.uniform(0.5, 0.75)
+    canvas.area((0, ground), (0.5, ground - rng.uniform(-0.1, 0.1)), (1, ground), (1, 1), (0, 1),
+                colour=tone(rng.uniform(0.2, 0.38), 0.55, rng.uniform(0.65, 0.9)))
+    for _ in range(rng.randint(8, 24)):
+        spot, hue = (rng.random(), rng.uniform(ground + 0.05, 1)), rng.choice((0, 0.08, 0.15, 0.8, 0.92))
+        canvas.disc(*spot, rng.uniform(0.02, 0.04), tone(hue, 0.7, 1))
+    return canvas
+
+
+def paint_balloons(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint balloons of many colours on a bright ground."
+    hue = rng.random()
+    canvas = Canvas(size, tone(hue, 0.3, 0.95), tone(hue + 0.1, 0.12, 1))
+    for _ in range(rng.randint(4, 10)):
+        across, down, radius = rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.07, 0.14)
+        canvas.line((across, down), (across + rng.uniform(-0.1, 0.1), 1), colour=(120, 120, 120), width=0.006)
+        canvas.disc(across, down, radius, tone(rng.random(), 0.75, 0.95))
+        canvas.disc(across - radius / 3, down - radius / 3, radius / 4, (255, 255, 255))
+    return canvas
+
+
+def paint_fireworks(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint coloured bursts on a night sky, so that dark is not always sad."
+    canvas = Canvas(size, tone(0.66, 0.7, 0.2), tone(0.7, 0.6, 0.35))
+    for _ in range(rng.randint(5, 9)):
+        spot, hue, radius = (rng.random(), rng.uniform(0.05, 0.8)), rng.random(), rng.uniform(0.12, 0.28)
+        canvas.burst(*spot, radius, rng.randint(12, 24), tone(hue, 0.6, 1))
+        canvas.disc(*spot, radius / 4, tone(hue, 0.3, 1))
+    return canvas
+
+# %% ../nbs/00_data.ipynb #c420aa7c
+def paint_rain(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint dark clouds and slanted rain, sometimes with lightning."
+    hue = rng.uniform(0.55, 0.72)
+    canvas = Canvas(size, tone(hue, 0.25, rng.uniform(0.2, 0.5)), tone(hue, 0.15, rng.uniform(0.35, 0.6)))
+    for _ in range(rng.randint(6, 14)):
+        canvas.disc(rng.random(), rng.uniform(0, 0.28), rng.uniform(0.1, 0.2), tone(hue, 0.1, rng.uniform(0.2, 0.45)))
+    slant = rng.uniform(-0.08, 0.08)
+    for _ in range(rng.randint(30, 70)):
+        across, down = rng.random(), rng.uniform(0.3, 1)
+        canvas.line((across, down), (across + slant, down + 0.12), colour=tone(0.58, 0.25, 0.75), width=0.008)
+    if rng.random() < 0.4:
+        across = rng.uniform(0.2, 0.8)
+        canvas.line((across, 0.25), (across - 0.08, 0.5), (across + 0.04, 0.5), (across - 0.06, 0.85), colour=(255, 240, 120))
+    return canvas
+
+
+def paint_wreck(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint smoke over a burnt house."
+    canvas = Canvas(size, tone(0.06, 0.3, rng.uniform(0.25, 0.5)), tone(0.04, 0.4, rng.uniform(0.15, 0.3)))
+    left, width = rng.uniform(0.05, 0.4), rng.uniform(0.35, 0.5)
+    for _ in range(rng.randint(10, 20)):
+        canvas.disc(left + rng.uniform(0, width), rng.uniform(0, 0.5), rng.uniform(0.06, 0.16), tone(0, 0, rng.uniform(0.15, 0.4)))
+    canvas.area((left, 0.55), (left + width, 0.95), colour=tone(0.05, 0.35, 0.12))
+    canvas.area((left, 0.55), (left + width * 0.3, 0.38), (left + width * 0.5, 0.5), (left + width, 0.55), colour=(20, 16, 16))
+    for _ in range(rng.randint(3, 7)):
+        foot = left + rng.uniform(0, width)
+        canvas.area((foot - 0.05, 0.95), (foot, rng.uniform(0.6, 0.8)), (foot + 0.05, 0.95), colour=tone(0.05, 0.9, 0.85))
+    return canvas
+
+
+def paint_shards(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint cracked glass on a dull ground."
+    hue = rng.random()
+    canvas = Canvas(size, tone(hue, 0.25, rng.uniform(0.3, 0.55)), tone(hue, 0.3, rng.uniform(0.2, 0.45)))
+    centre = rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75)
+    for _ in range(rng.randint(9, 16)):
+        angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9)
+        bend = centre[0] + reach / 2 * np.cos(angle + 0.2), centre[1] + reach / 2 * np.sin(angle + 0.2)
+        canvas.line(centre, bend, (centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle)),
+                    colour=tone(0.55, 0.05, 0.9), width=0.01)
+    canvas.disc(*centre, rng.uniform(0.04, 0.09), (15, 15, 20))
+    return canvas
+
+
+def paint_face(rng: random.Random, size: tuple[int, int], glad: bool) -> Canvas:
+    "Paint a smiling face on a bright ground, or a frowning one on a dull ground."
+    value, across, down, radius = 0.95 if glad else 0.4, rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.6), rng.uniform(0.25, 0.4)
+    hue = rng.random()
+    canvas = Canvas(size, tone(hue, 0.35, value), tone(hue + 0.08, 0.3, value))
+    canvas.disc(across, down, radius, tone(0.14, 0.7, 1) if glad else tone(0.6, 0.35, 0.65))
+    (centre,) = canvas.points((across, down))
+    unit = radius * canvas.short
+    for side in (-0.4, 0.4):
+        canvas.pen.circle((centre[0] + side * unit, centre[1] - 0.25 * unit), 0.12 * unit, fill=(30, 20, 20))
+    mouth = centre[1] + (0.1 if glad else 0.6) * unit
+    canvas.pen.arc([centre[0] - unit / 2, mouth - unit / 2, centre[0] + unit / 2, mouth + unit / 2],
+                   *((20, 160) if glad else (200, 340)), fill=(30, 20, 20), width=max(2, round(unit / 9)))
+    return canvas
+
+# %% ../nbs/00_data.ipynb #993e03b5
+def paint_chart(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint bars, or a curve, over axes on pale paper."
+    canvas = Canvas(size, *[tone(rng.random(), 0.03, rng.uniform(0.88, 1))] * 2)
+    count, hue = rng.randint(4, 9), rng.random()
+    heights = [rng.uniform(0.25, 0.85) for _ in range(count)]
+    steps = [0.12 + 0.8 * step / count for step in range(count)]
+    if rng.random() < 0.6:
+        for step, height in zip(steps, heights, strict=True):
+            canvas.area((step, 0.9 - 0.85 * height), (step + 0.5 / count, 0.9), colour=tone(hue, 0.4, 0.6))
+    else:
+        canvas.line(*[(step, 0.9 - 0.85 * height) for step, height in zip(steps, heights, strict=True)], colour=tone(hue, 0.5, 0.5))
+    canvas.line((0.08, 0.05), (0.08, 0.9), (0.96, 0.9), colour=(60, 60, 60))
+    return canvas
+
+
+def paint_notice(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint a board with rows of writing on a grey wall."
+    wall = rng.uniform(0.55, 0.8)
+    canvas = Canvas(size, tone(0.6, 0.04, wall), tone(0.6, 0.06, wall - 0.1))
+    left, top, right = rng.uniform(0.05, 0.2), rng.uniform(0.05, 0.2), rng.uniform(0.8, 0.95)
+    canvas.area((left, top), (right, rng.uniform(0.8, 0.95)), colour=tone(rng.random(), 0.05, 0.96))
+    canvas.area((left, top), (right, top + 0.1), colour=tone(rng.choice((0.38, 0.6)), 0.6, 0.5))
+    for row in range(rng.randint(4, 8)):
+        down, start = top + 0.17 + 0.08 * row, left + 0.05
+        while start < right - 0.12:
+            stop = min(start + rng.uniform(0.05, 0.2), right - 0.05)
+            canvas.line((start, down), (stop, down), colour=(70, 70, 75), width=0.025)
+            start = stop + 0.04
+    return canvas
+
+
+def paint_street(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint a row of houses at any time of day."
+    light, hue = rng.uniform(0.35, 1), rng.random()
+    canvas = Canvas(size, tone(0.58, 0.2, light), tone(0.1, 0.1, light))
+    edge = -rng.uniform(0, 0.2)
+    while edge < 1:
+        width, roof = rng.uniform(0.15, 0.35), rng.uniform(0.2, 0.55)
+        canvas.area((edge, roof), (edge + width, 0.85), colour=tone(hue + rng.uniform(-0.1, 0.1), 0.3, light * rng.uniform(0.5, 0.85)))
+        for down in np.arange(roof + 0.08, 0.7, 0.15):
+            for across in (edge + width * 0.2, edge + width * 0.6):
+                canvas.area((across, down), (across + width * 0.2, down + 0.07), colour=tone(0.13, 0.4, light * 0.9))
+        edge += width
+    canvas.area((0, 0.85), (1, 1), colour=tone(0, 0, light * 0.4))
+    return canvas
+
+
+def paint_table(rng: random.Random, size: tuple[int, int]) -> Canvas:
+    "Paint mugs and plates on a table at any time of day."
+    light, hue = rng.uniform(0.35, 1), rng.random()
+    canvas = Canvas(size, tone(hue, 0.15, light), tone(hue, 0.2, light * 0.9))
+    edge = rng.uniform(0.35, 0.6)
+    canvas.area((0, edge), (1, 1), colour=tone(rng.uniform(0.05, 0.1), 0.5, light * 0.65))
+    for _ in range(rng.randint(1, 4)):
+        left, top, width = rng.uniform(0.05, 0.75), rng.uniform(edge - 0.2, 0.65), rng.uniform(0.12, 0.22)
+        cup = tone(rng.random(), 0.35, light * 0.85)
+        canvas.disc(left + width, top + width * 0.6, width * 0.4, tone(0, 0, light * 0.5))
+        canvas.area((left, top), (left + width, top + width * 1.3), colour=cup)
+    return canvas
+
+# %% ../nbs/00_data.ipynb #3e412000
+SCENES = {
+    "positive": {"meadow": paint_meadow, "balloons": paint_balloons, "fireworks": paint_fireworks,
+                 "smile": lambda rng, size: paint_face(rng, size, glad=True)},
+    "negative": {"rain": paint_rain, "wreck": paint_wreck, "shards": paint_shards,
+                 "frown": lambda rng, size: paint_face(rng, size, glad=False)},
+    "neutral": {"chart": paint_chart, "notice": paint_notice},
+    "plain": {"street": paint_street, "table": paint_table},
+}
+
+
+def draw_scene(
+    scene: str,  # a name among `SCENES`
+    size: tuple[int, int],  # width and height, pixels
+    seed: int,  # composition, colours and noise
+) -> Image.Image:  # RGB picture
+    "Draw a scene with its own composition, colours and noise."
+    painters = {name: painter for group in SCENES.values() for name, painter in group.items()}
+    canvas = painters[scene](random.Random(seed), size)
+    noise = np.random.default_rng(seed)
+    tint, grain = noise.uniform(0.9, 1.08, 3), noise.normal(0, noise.uniform(3, 14), (size[1], size[0], 1))
+    return Image.fromarray((np.asarray(canvas.image) * tint + grain).clip(0, 255).astype(np.uint8))
+
+# %% ../nbs/00_data.ipynb #3ef2291a
+@dataclass(frozen=True)
+class SamplePost:
+    "One generated post: what is written to files, and the truth behind it."
+
+    guid: str  # integer as text
+    text: str
+    encoding: str  # "utf-8" or "gb18030"
+    scene: str  # a name among `SCENES`
+    scene_seed: int
+    size: tuple[int, int]  # width and height before `scale`, pixels
+    kind: str  # how the picture is stored: "jpg", "png", "palette", "rgba" or "rotated" (EXIF)
+    tag: str  # the label in train.txt
+    true_tag: str
+    split: str  # "train" or "test"
+    text_mood: str  # what the text alone says: a label or "plain"
+    picture_mood: str  # what the picture alone says: a label or "plain"
+    sarcastic: bool = False  # the text says the opposite of what it means; the picture is right
+    twin_of: str = ""  # guid of the post this one repeats
+    twin: str = ""  # "copy" (same image bytes), "resized" (another size and quality) or "retweet" (same text)
+
+    @property
+    def image_name(self) -> str:
+        "File name of the picture."
+        return f"{self.guid}.{'png' if self.kind in ('png', 'palette', 'rgba') else 'jpg'}"
+
+# %% ../nbs/00_data.ipynb #13eb75fc
+MODES = ["both"] * 25 + ["text"] * 30 + ["picture"] * 34 + ["sarcastic"] * 5 + ["clash"] * 4 + ["neither"] * 2
+OPPOSITE = {"positive": "negative", "negative": "positive", "neutral": "neutral"}
+SAMPLE_SHARES = {"negative": 102, "neutral": 34, "positive": 204}  # posts per label, before twins
+PICTURE_SHAPES = ((1, 1), (4, 3), (3, 2), (16, 9), (3, 4), (2, 3))
+TWIN_KINDS = ("copy", "resized", "retweet")
+
+
+def original_post(
+    label: str,  # the true label
+    mode: str,  # one of `MODES`
+    guid: str,  # integer as text
+    seen: set[str],  # sentences used so far; the new one is added
+    rng: random.Random,  # source of all choices
+) -> SamplePost:  # a train post whose tag is right
+    "Make a post that repeats no other."
+    picture_mood = {"text": "plain", "neither": "plain", "clash": OPPOSITE[label]}.get(mode, label)
+    text_mood = {"picture": "plain", "neither": "plain", "sarcastic": OPPOSITE[label]}.get(mode, label)
+    sentence = next(text for text in iter(lambda: mood_text(text_mood, rng), None) if text not in seen)
+    seen.add(sentence)
+    sarcastic = mode == "sarcastic" and label != "neutral"
+    text = dress_text(rng.choice(SARCASM).format(sentence) if sarcastic else sentence, rng)
+    encoding = "gb18030" if rng.random() < 0.08 else "utf-8"
+    if encoding == "gb18030":
+        text = rng.choice(("“{}”", "{} #上海", "【{}】")).format(text)
+    wide, high = rng.choice(PICTURE_SHAPES)
+    side = rng.randint(96, 480) / max(wide, high)
+    size = max(96, round(side * wide)), max(96, round(side * high))
+    kind = "png" if rng.random() < 0.1 else "jpg"
+    return SamplePost(guid, text, encoding, rng.choice(list(SCENES[picture_mood])), rng.randrange(2**31), size, kind,
+                      label, label, "train", text_mood, picture_mood, sarcastic)
+
+
+def twin_post(
+    post: SamplePost,  # the post to repeat
+    twin: str,  # one of `TWIN_KINDS`
+    guid: str,  # integer as text
+    rng: random.Random,  # source of all choices
+) -> SamplePost:  # the near-duplicate
+    "Repeat a post: its image bytes, its picture at another size, or its text over another picture."
+    post = replace(post, guid=guid, twin_of=post.guid, twin=twin)
+    if twin == "retweet":
+        name = rng.choice(SHARED_WORDS["name"].split("|"))
+        scene = rng.choice(list(SCENES[post.picture_mood]))
+        return replace(post, text=f"RT @{name}: {post.text}", scene=scene, scene_seed=rng.randrange(2**31), kind="jpg")
+    return replace(post, kind="jpg") if twin == "resized" else post
+
+# %% ../nbs/00_data.ipynb #3a31b927
+def sample_posts(
+    seed: int = 0,  # another seed gives another sample
+) -> list[SamplePost]:  # 320 train and 60 test posts in shuffled order
+    "Decide the posts of the sample: originals, then twins, then wrong labels."
+    rng = random.Random(seed)
+    guids = iter([str(number) for number in rng.sample(range(1, 5000), 380)])
+    seen: set[str] = set()
+    plan = [(label, MODES[place * len(MODES) // count]) for label, count in SAMPLE_SHARES.items() for place in range(count)]
+    rng.shuffle(plan)
+    posts = [original_post(label, mode, next(guids), seen, rng) for label, mode in plan]
+    for place, kind in enumerate(("palette", "rgba", "rotated")):
+        posts[place] = replace(posts[place], kind=kind)
+    posts[-52:] = [replace(post, split="test") for post in posts[-52:]]
+    twins = [twin_post(post, TWIN_KINDS[place % 3], next(guids), rng) for place, post in enumerate(posts[:40])]
+    twins[::5] = [replace(twin, split="test") for twin in twins[::5]]
+    for place in rng.sample(range(40, 288), 8):
+        posts[place] = replace(posts[place], tag=rng.choice([label for label in LABELS if label != posts[place].tag]))
+    for place in (1, 2):
+        twins[place] = replace(twins[place], tag=rng.choice([label for label in LABELS if label != twins[place].tag]))
+    posts += twins
+    rng.shuffle(posts)
+    return posts
+
+# %% ../nbs/00_data.ipynb #ff76cf21
+def picture_bytes(
+    post: SamplePost,
+) -> bytes:  # a JPEG or PNG file
+    "Draw the picture of a post and encode it."
+    image = draw_scene(post.scene, post.size, post.scene_seed)
+    exif = Image.Exif()
+    if post.twin == "resized":
+        image = image.resize((round(post.size[0] * 0.8), round(post.size[1] * 0.8)))
+    if post.kind == "palette":
+        image = image.quantize(128)
+    elif post.kind == "rgba":
+        image.putalpha(230)
+    elif post.kind == "rotated":
+        image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
+    buffer = BytesIO()
+    if post.image_name.endswith("png"):
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=70 if post.twin == "resized" else 88, exif=exif)
+    return buffer.getvalue()
+
+
+def write_sample(
+    directory: Path,  # made if missing; files of an earlier sample are overwritten
+    seed: int = 0,  # see `sample_posts`
+) -> Path:  # `directory`
+    "Write the sample in the raw layout: `data/`, `train.txt` and `test_without_label.txt`."
+    directory = Path(directory)
+    (directory / "data").mkdir(parents=True, exist_ok=True)
+    posts = sample_posts(seed)
+    for post in posts:
+        (directory / "data" / post.image_name).write_bytes(picture_bytes(post))
+        (directory / "data" / f"{post.guid}.txt").write_bytes(post.text.encode(post.encoding) + b"\n")
+    for split, name in (("train", "train.txt"), ("test", "test_without_label.txt")):
+        rows = [f"{post.guid},{post.tag if split == 'train' else 'null'}" for post in posts if post.split == split]
+        (directory / name).write_bytes("\n".join(["guid,tag", *rows, ""]).encode())
+    return directory

@@ -1,0 +1,276 @@
+"""Edge cases of losses, metrics and intervals that teach nothing in the notebook."""
+
+from typing import get_args
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from clipsent_nb import objective as obj
+from clipsent_nb.data import LABELS, ClipsentError
+
+matplotlib.use("Agg")
+NAMES = get_args(obj.LossName)
+COUNTS = [1200, 400, 2400]
+
+
+def _batch(rows=32, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(rows, 3), torch.randint(3, (rows,))
+
+
+def _posts(rows=300, seed=0):
+    random = np.random.default_rng(seed)
+    probs = random.dirichlet([1, 1, 1], size=rows)
+    return random.integers(3, size=rows), probs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_follows_the_logits_to_another_device(name):
+    loss = obj.make_loss(name, COUNTS)
+    value = loss(torch.empty(4, 3, device="meta"), torch.empty(4, dtype=torch.long, device="meta"))
+    assert value.device.type == "meta"
+    logits, targets = _batch()
+    assert loss(logits, targets).device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_logits_lose_nothing_but_their_own_rounding(name, dtype):
+    logits, targets = _batch()
+    loss = obj.make_loss(name, COUNTS)
+    low = logits.to(dtype)
+    assert loss(low, targets).dtype == torch.float32
+    assert loss(low, targets) == loss(low.float(), targets)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_does_not_change_the_loss(name):
+    logits, targets = _batch()
+    loss = obj.make_loss(name, COUNTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(logits, targets)
+    assert inside.dtype == torch.float32 and inside == loss(logits, targets)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 2.0, 5.0])
+def test_focal_gradient_is_finite_and_matches_finite_differences(gamma):
+    extreme = torch.tensor([[1e4, 0.0, -1e4], [0.0, 1e4, 0.0], [30.0, 0.0, 0.0]], requires_grad=True)
+    obj.focal_loss(extreme, torch.tensor([0, 0, 0]), gamma, torch.ones(3)).backward()
+    assert extreme.grad.isfinite().all()
+
+    logits, targets = _batch(4)
+    logits.requires_grad_()
+    obj.focal_loss(logits, targets, gamma, torch.ones(3)).backward()
+    step = torch.zeros_like(logits)
+    step[1, 2] = 1e-2
+    with torch.no_grad():
+        ends = [obj.focal_loss(logits + sign * step, targets, gamma, torch.ones(3)) for sign in (1, -1)]
+    assert logits.grad[1, 2].item() == pytest.approx((ends[0] - ends[1]).item() / 2e-2, abs=1e-3)
+
+
+def test_focal_with_gamma_zero_has_the_gradient_of_cross_entropy():
+    logits, targets = _batch()
+    weights, grads = obj.class_weights(COUNTS), []
+    for loss in (lambda x: obj.weighted_ce(x, targets, weights), lambda x: obj.focal_loss(x, targets, 0.0, weights)):
+        leaf = logits.clone().requires_grad_()
+        loss(leaf).backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_weights_take_arrays_tensors_and_any_number_of_classes():
+    for counts in (COUNTS, np.array(COUNTS), torch.tensor(COUNTS)):
+        assert obj.class_weights(counts).tolist() == pytest.approx([10 / 3, 10, 5 / 3])
+        assert obj.effective_number_weights(counts, 0.99).sum().item() == pytest.approx(3)
+    assert obj.class_weights([1, 3]).tolist() == pytest.approx([4, 4 / 3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(name="CE"), ["'CE'", *NAMES]),
+        (dict(class_counts=[0, 0, 5]), ["negative, neutral"]),
+        (dict(class_counts=[5, 5, float("nan")]), ["positive"]),
+        (dict(class_counts=[5, 0]), ["class 1"]),
+        (dict(cb_beta=1.0), ["cb_beta", "1.0"]),
+        (dict(cb_beta=-0.1), ["cb_beta"]),
+        (dict(focal_gamma=-1.0), ["focal_gamma", "-1.0"]),
+        (dict(focal_gamma=float("nan")), ["focal_gamma"]),
+        (dict(combo_weights=(0, 0, 0)), ["combo_weights"]),
+        (dict(combo_weights=(1, -1, 1)), ["combo_weights"]),
+        (dict(combo_weights=(1, 1)), ["combo_weights", "three"]),
+    ],
+)
+def test_make_loss_names_the_setting_that_is_wrong(settings, words):
+    with pytest.raises(ClipsentError) as error:
+        obj.make_loss(**{"name": "combo", "class_counts": COUNTS, **settings})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_score_has_the_promised_keys_as_plain_floats():
+    scores = obj.score(*_posts())
+    averages = ["acc", "f1_macro", "f1_weighted", "precision_macro", "recall_macro"]
+    assert list(scores) == [*averages, *(f"f1_{label}" for label in LABELS), "nll", "brier", "ece"]
+    assert all(type(value) is float for value in scores.values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_score_is_silent_on_one_class_zeros_and_float32():
+    sure = np.eye(3, dtype=np.float32)[[0, 0, 2]]
+    scores = obj.score([0, 0, 0], sure)
+    assert scores["acc"] == pytest.approx(2 / 3) and np.isfinite(list(scores.values())).all()
+    obj.score([1], torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.bfloat16).float())
+
+
+@pytest.mark.parametrize(
+    ("y_true", "probs", "words"),
+    [
+        ([], np.zeros((0, 3)), "y_true"),
+        ([0, 3], [[1, 0, 0]] * 2, "row 1: 3"),
+        ([0, -1], [[1, 0, 0]] * 2, "row 1: -1"),
+        (["negative"], [[1, 0, 0]], "'negative'"),
+        ([0.5], [[1, 0, 0]], "0.5"),
+        ([[0, 1]], [[1, 0, 0]] * 2, "shape"),
+        ([0, 1], [[1, 0, 0]], "(2, 3)"),
+        ([0, 1, 2], np.eye(3)[:, :2], "(3, 3)"),
+        ([0, 1], [[1, 0, 0], [float("nan"), 0, 1]], "row 1"),
+        ([0, 1], [[1, 0, 0], [1.5, -0.5, 0]], "row 1"),
+    ],
+)
+def test_score_refuses_what_is_no_prediction(y_true, probs, words):
+    with pytest.raises(ClipsentError) as error:
+        obj.score(y_true, probs)
+    assert words in str(error.value)
+
+
+def test_reliability_bins_are_open_below_and_closed_above():
+    table = obj.reliability_table([0, 0], [[0.5, 0.25, 0.25], [1, 0, 0]], bins=2)
+    assert table.rows.tolist() == [1, 1]
+    assert table.confidence.tolist() == [0.5, 1.0]
+
+
+def test_reliability_holds_every_post_and_bounds_the_error():
+    for seed in range(20):
+        y_true, probs = _posts(seed=seed)
+        assert obj.reliability_table(y_true, probs).rows.sum() == len(y_true)
+        assert 0 <= obj.expected_calibration_error(y_true, probs) <= 1
+    uniform = np.full((4, 3), 1 / 3)
+    assert obj.reliability_table([0, 0, 1, 2], uniform, bins=3).rows.sum() == 4
+
+
+def test_confusion_metrics_of_a_stack_are_those_of_its_members():
+    stack = np.random.default_rng(0).integers(0, 30, size=(4, 5, 3, 3))
+    for name, values in obj.confusion_metrics(stack).items():
+        assert values.shape == (4, 5)
+        assert values[2, 3] == obj.confusion_metrics(stack[2, 3])[name]
+
+
+@pytest.mark.parametrize("metric", obj.confusion_metrics(np.eye(3, dtype=int)))
+def test_every_metric_has_an_interval_around_it(metric):
+    y_true, probs = _posts()
+    y_pred = probs.argmax(1)
+    low, high = obj.bootstrap_interval(y_true, y_pred, metric)
+    assert 0 <= low <= obj.score(y_true, probs)[metric] <= high <= 1
+    wide = obj.bootstrap_interval(y_true, y_pred, metric, level=0.99)
+    assert wide[0] <= low and high <= wide[1]
+    assert obj.bootstrap_interval(y_true, y_pred, metric) == (low, high)
+
+
+def test_intervals_of_perfect_and_single_predictions():
+    assert obj.bootstrap_interval([1], [1], "acc") == (1.0, 1.0)
+    assert obj.bootstrap_interval([0, 1, 2], [0, 1, 2], "acc") == (1.0, 1.0)
+    assert obj.bootstrap_interval([0, 1], [1, 0], "f1_macro") == (0.0, 0.0)
+
+
+def test_unknown_metric_lists_the_known_ones():
+    for call in (
+        lambda: obj.bootstrap_interval([0], [0], metric="f1"),
+        lambda: obj.paired_bootstrap([0], [0], [0], metric="f1"),
+    ):
+        with pytest.raises(ClipsentError, match="f1_macro"):
+            call()
+
+
+@pytest.mark.parametrize("call", [obj.mcnemar, obj.paired_bootstrap])
+def test_comparisons_refuse_answers_for_other_posts(call):
+    with pytest.raises(ClipsentError, match="pred_b"):
+        call([0, 1], [0, 1], [0])
+    with pytest.raises(ClipsentError, match="pred_a, row 1"):
+        call([0, 1], [0, 7], [0, 1])
+
+
+def test_paired_bootstrap_sees_a_clear_winner():
+    y_true, _ = _posts()
+    comparison = obj.paired_bootstrap(y_true, y_true, (y_true + 1) % 3)
+    assert comparison["difference"] == comparison["low"] == comparison["high"] == 1.0
+    assert comparison["p"] == pytest.approx(2 / 10_001)
+    assert obj.verdict(comparison) == "better"
+
+
+def test_paired_bootstrap_keeps_the_models_apart():
+    y_true, probs = _posts()
+    _, others = _posts(seed=1)
+    a, b = probs.argmax(1), others.argmax(1)
+    for metric in ("acc", "f1_neutral", "recall_macro"):
+        found = obj.paired_bootstrap(y_true, a, b, metric)
+        assert found["difference"] == pytest.approx(
+            obj.score(y_true, probs)[metric] - obj.score(y_true, others)[metric]
+        )
+
+
+def test_false_alarms_stay_near_five_percent():
+    random = np.random.default_rng(0)
+    alarms = {"bootstrap": 0, "mcnemar": 0}
+    for _ in range(200):
+        y_true = random.integers(3, size=300)
+        a, b = (np.where(random.random(300) < 0.6, y_true, random.integers(3, size=300)) for _ in range(2))
+        alarms["bootstrap"] += obj.verdict(obj.paired_bootstrap(y_true, a, b, samples=1000)) != "not distinguishable"
+        alarms["mcnemar"] += obj.mcnemar(y_true, a, b)["p"] < 0.05
+    assert alarms["bootstrap"] <= 20 and alarms["mcnemar"] <= 20
+
+
+def test_mcnemar_without_a_post_that_tells():
+    assert obj.mcnemar([0, 1], [0, 2], [0, 0]) == {"only_a": 0, "only_b": 0, "p": 1.0}
+
+
+@pytest.mark.parametrize(("errors", "total"), [(-1, 3), (4, 3), (1, 0)])
+def test_wilson_refuses_impossible_counts(errors, total):
+    with pytest.raises(ClipsentError, match="errors"):
+        obj.wilson_interval(errors, total)
+
+
+def test_wilson_takes_numpy_integers_and_stays_inside():
+    for errors in np.arange(6):
+        low, high = obj.wilson_interval(errors, np.int64(5))
+        assert 0 <= low <= errors / 5 <= high <= 1
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.0, 10.0])
+def test_temperature_scales_with_the_logits(factor):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(500, 3))
+    y_true = np.where(random.random(500) < 0.6, logits.argmax(1), random.integers(3, size=500))
+    base = obj.fit_temperature(logits, y_true)
+    assert obj.fit_temperature(factor * logits + 100, y_true) == pytest.approx(factor * base, rel=1e-3)
+
+
+def test_temperature_of_perfect_answers_is_the_lowest():
+    assert obj.fit_temperature(np.eye(3), [0, 1, 2]) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_temperature_refuses_infinite_logits():
+    with np.errstate(divide="ignore"), pytest.raises(ClipsentError, match="finite"):
+        obj.fit_temperature(np.log(np.eye(3)), [0, 1, 2])
+
+
+def test_plots_draw_on_the_axis_they_are_given():
+    import matplotlib.pyplot as plt
+
+    y_true, probs = _posts()
+    fig, axes = plt.subplots(1, 2)
+    assert obj.plot_confusion(y_true, probs.argmax(1), axes[0]) is axes[0]
+    assert obj.plot_reliability(y_true, probs, axis=axes[1]) is axes[1]
+    assert axes[0].get_xlabel() and axes[1].get_ylabel()
+    plt.close(fig)
