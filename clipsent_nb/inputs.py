@@ -9,12 +9,12 @@ __all__ = ['ENTITY', 'URL', 'RETWEET', 'MENTION', 'YEAR', 'HASHTAG', 'REPEATS', 
            'split_hashtags', 'fold_repeats', 'emoji_words', 'replace_emoji', 'stop_words', 'remove_stopwords',
            'fold_whitespace', 'active_rules', 'clean_steps', 'without_surrogates', 'clean_text', 'rule_counts',
            'ImagePreprocessor', 'output_size', 'pixel_fingerprint', 'Problem', 'raise_problems', 'file_digests',
-           'worker_count', 'PixelStore', 'store_lock', 'decode', 'PixelCache', 'TokenTable', 'text_limit', 'tokenize',
-           'tokenizer_fingerprint', 'cleaning_fingerprint', 'TokenCache', 'read_tokens', 'bucketed_batches',
+           'worker_count', 'PixelStore', 'store_lock', 'decode', 'advanced', 'PixelCache', 'TokenTable', 'text_limit',
+           'tokenize', 'tokenizer_fingerprint', 'cleaning_fingerprint', 'TokenCache', 'read_tokens', 'bucketed_batches',
            'augmentation', 'augment_pixels', 'Padding', 'PixelSource', 'PixelList', 'read_texts', 'label_numbers',
            'PairBatches', 'PairInputs']
 
-# %% ../nbs/01_inputs.ipynb #e9439175
+# %% ../nbs/01_inputs.ipynb #82d5ddba
 import html
 import io
 import json
@@ -23,7 +23,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -287,7 +287,7 @@ def rule_counts(
     table = pd.DataFrame(rows, columns=["rule", "changed"])
     return table.assign(share=table.changed / max(len(texts), 1))
 
-# %% ../nbs/01_inputs.ipynb #c5266201
+# %% ../nbs/01_inputs.ipynb #353c4c92
 class ImagePreprocessor:
     "The two halves of an image processor: resizing and cropping to bytes, and arithmetic on batches."
 
@@ -324,9 +324,10 @@ class ImagePreprocessor:
         pixels: torch.Tensor,  # [B, 3, H, W]: uint8, or floats in 0..255
     ) -> torch.Tensor:
         "The values that the encoder expects: float32 [B, 3, H, W] on the same device."
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
-        return (pixels.float() * self.scale - mean) / std
+        factor = [self.scale / std for std in self.std]
+        shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        factor, shift = (torch.tensor(x, device=pixels.device).view(3, 1, 1) for x in (factor, shift))
+        return (pixels.float() * factor).add_(shift)
 
 # %% ../nbs/01_inputs.ipynb #9c95acdb
 def output_size(preprocessor: ImagePreprocessor) -> tuple[int, int]:
@@ -457,15 +458,15 @@ def store_lock(
     finally:
         lock.release()
 
-# %% ../nbs/01_inputs.ipynb #8ba3d701
+# %% ../nbs/01_inputs.ipynb #dc585fd9
 COMMIT_EVERY = 512
 
 
 def decode(
     preprocessor: ImagePreprocessor,
     path: Path,  # The picture
-    wanted: str,  # The digest that its bytes had
     guid: str,  # Its name in messages
+    wanted: str,  # The digest that its bytes had
 ) -> np.ndarray | Problem:
     "The picture's row, or what is wrong with it."
     try:
@@ -476,7 +477,14 @@ def decode(
     except (ClipsentError, OSError) as error:
         return Problem(guid, str(error))
 
-# %% ../nbs/01_inputs.ipynb #c65a19aa
+
+def advanced(bar: tqdm, job: Future) -> Any:
+    "Wait for a job, count it on the bar, and return its result."
+    result = job.result()
+    bar.update()
+    return result
+
+# %% ../nbs/01_inputs.ipynb #fca72116
 class PixelCache(PixelStore):
     "Decoded pictures on disk, shared by all splits, runs and processes with the same preprocessor."
 
@@ -496,9 +504,7 @@ class PixelCache(PixelStore):
         progress: bool = True,  # Whether to show a bar
     ) -> np.ndarray:
         """The row number of each picture, int64; pictures that the store lacks are decoded and added first.
-
-        Raises ClipsentError that counts the pictures that cannot be read and names the first; the others are kept.
-        """
+        Raises ClipsentError that counts the pictures that cannot be read and names the first; the others are kept."""
         paths = [Path(path) for path in paths]
         guids = [path.stem for path in paths] if guids is None else list(guids)
         wanted, problems = file_digests(paths, guids, worker_count(workers))
@@ -518,14 +524,13 @@ class PixelCache(PixelStore):
         with tqdm(total=len(lacking), desc="decoding images", disable=not progress) as bar:
             with ThreadPoolExecutor(workers) as pool:
                 for start in range(0, len(lacking), COMMIT_EVERY):
-                    new: dict[str, np.ndarray] = {}
-                    block = lacking[start : start + COMMIT_EVERY]
-                    jobs = [pool.submit(decode, self.preprocessor, files[name][0], name, files[name][1]) for name in block]
-                    for name, job in zip(block, jobs, strict=True):
-                        row = job.result()
-                        problems.append(row) if isinstance(row, Problem) else new.update({name: row})
-                        bar.update()
-                    self.commit(list(new.values()), list(new))
+                    names = lacking[start : start + COMMIT_EVERY]
+                    jobs = [pool.submit(decode, self.preprocessor, *files[name], name) for name in names]
+                    results = {name: advanced(bar, job) for name, job in zip(names, jobs, strict=True)}
+                    broken = {name: row for name, row in results.items() if isinstance(row, Problem)}
+                    problems += broken.values()
+                    good = [name for name in names if name not in broken]
+                    self.commit([results[name] for name in good], good)
         return problems
 
 # %% ../nbs/01_inputs.ipynb #a27b6fcd
@@ -687,7 +692,7 @@ def bucketed_batches(
         batches += [members[cut : cut + batch_size] for cut in range(0, len(members), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))]
 
-# %% ../nbs/01_inputs.ipynb #883b68cc
+# %% ../nbs/01_inputs.ipynb #00a722a1
 @lru_cache(maxsize=4)
 def augmentation(size: tuple[int, int]):
     "The sequence of mild random changes for pictures of `size` (height, width)."
@@ -696,7 +701,7 @@ def augmentation(size: tuple[int, int]):
     return kornia.AugmentationSequential(
         kornia.RandomHorizontalFlip(p=0.5),
         kornia.RandomResizedCrop(size, scale=(0.75, 1.0), ratio=(0.9, 1.1), p=0.8),
-        kornia.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15, hue=0.02, p=0.8),
+        kornia.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15, p=0.8),
         data_keys=["input"],
     )
 
@@ -841,7 +846,7 @@ class PairBatches:
             "labels": torch.from_numpy(self.labels[indices]).to(device),
         }
 
-# %% ../nbs/01_inputs.ipynb #eae4cb0e
+# %% ../nbs/01_inputs.ipynb #9a61d860
 class PairInputs(PairBatches):
     "One split, or a few posts from memory, ready to feed."
 
@@ -858,10 +863,7 @@ class PairInputs(PairBatches):
         workers: int | None = None,  # Threads that decode; default: one per processor
         progress: bool = True,  # Whether to show a bar
     ) -> "PairInputs":
-        """Read the posts of a split through the caches.
-
-        Raises ClipsentError that names guid and file of missing or broken texts and pictures.
-        """
+        "Read a split through the caches; raises ClipsentError that names guid and file of what is missing or broken."
         guids, rules = pairs.guid.astype(str).tolist(), active_rules(switches)
         labels = label_numbers(pairs.label if "label" in pairs else [""] * len(pairs), guids)
         token_cache = TokenCache(Path(cache_dir) / "tokens", tokenizer, max_length)
@@ -882,10 +884,7 @@ class PairInputs(PairBatches):
         max_length: int | None = None,  # See `text_limit`
         workers: int | None = None,  # Threads that decode; default: one per processor
     ) -> "PairInputs":
-        """Prepare posts without caches; their guids are 0, 1, ... and they have no labels.
-
-        Raises ClipsentError if the counts differ or a picture is broken.
-        """
+        "Prepare unlabelled posts 0, 1, ... without caches; raises ClipsentError for a broken picture or unequal counts."
         if len(texts) != len(images):
             raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures; each post needs one of each")
         preprocessor, rules = ImagePreprocessor.from_processor(image_processor), active_rules(switches)

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['START', 'END', 'TINY_IMAGE_SIZE', 'ENCODER_FILES', 'WAITS', 'HeadVariant', 'HIDDEN', 'BELOW_THE_BLOCKS',
            'quiet_transformers', 'learn_merges', 'sample_texts', 'tiny_tokenizer', 'tiny_config', 'tiny_clip',
-           'fetch_encoder', 'load_encoder', 'load_processors', 'feature_widths', 'text_features', 'image_features',
-           'layers', 'Gate', 'SentimentHead', 'DualEncoderClassifier', 'tower_of', 'trainable_names', 'set_trainable',
-           'parameter_counts', 'save_weights', 'read_weights', 'load_exact']
+           'make_sample', 'fetch_encoder', 'load_encoder', 'load_processors', 'feature_widths', 'text_features',
+           'image_features', 'layers', 'Gate', 'SentimentHead', 'DualEncoderClassifier', 'tower_of', 'trainable_names',
+           'set_trainable', 'parameter_counts', 'save_weights', 'read_weights', 'load_exact']
 
-# %% ../nbs/02_model.ipynb #7f66ac46
+# %% ../nbs/02_model.ipynb #9a96c9f5
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-# %% ../nbs/02_model.ipynb #405b586e
+# %% ../nbs/02_model.ipynb #5970f3cd
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +40,7 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from .data import sample_posts
+from .data import sample_posts, write_sample
 
 # %% ../nbs/02_model.ipynb #46a15440
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -114,6 +116,26 @@ def tiny_clip(
     for part in (model, tokenizer, processor):
         part.save_pretrained(directory)
     return Path(directory)
+
+# %% ../nbs/02_model.ipynb #b69262c3
+def make_sample(
+    directory: Path,  # Receives data/, train.txt, test_without_label.txt and tiny_clip/
+) -> Path:
+    """Write a generated sample of posts and a tiny CLIP to try everything on.
+
+    Raises ClipsentError if the folder holds other posts.
+    """
+    directory, scratch = Path(directory), Path(tempfile.mkdtemp()) / "sample"
+    try:
+        write_sample(scratch)
+        tiny_clip(scratch / "tiny_clip")
+        own = directory / "train.txt"
+        if own.exists() and own.read_bytes() != (scratch / "train.txt").read_bytes():
+            raise ClipsentError(f"{directory}: holds other posts already; choose an empty folder")
+        shutil.copytree(scratch, directory, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(scratch.parent)
+    return directory
 
 # %% ../nbs/02_model.ipynb #2e823967
 ENCODER_FILES = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and image processor

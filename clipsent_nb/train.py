@@ -10,7 +10,7 @@ __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'TrainConfig', 'check_c
            'Progress', 'Trainer', 'step_logits', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry',
            'prediction_table', 'finish_run', 'fit', 'say', 'continue_run', 'start_folder', 'train_to_end']
 
-# %% ../nbs/04_train.ipynb #86be0728
+# %% ../nbs/04_train.ipynb #fa88fab7
 import json
 import math
 import platform
@@ -40,6 +40,7 @@ from clipsent_nb.model import (
     load_exact,
     load_processors,
     parameter_counts,
+    quiet_transformers,
     save_weights,
     set_trainable,
     trainable_names,
@@ -231,7 +232,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 # %% ../nbs/04_train.ipynb #9992a980
 ENCODING_BATCH = 32  # posts; nothing is kept for a gradient, so this is no question of memory
 
-# %% ../nbs/04_train.ipynb #f2bad20d
+# %% ../nbs/04_train.ipynb #dfa18b1d
 @torch.no_grad()
 def encode(
     model: DualEncoderClassifier,  # Put in evaluation mode
@@ -239,12 +240,13 @@ def encode(
     device: torch.device,  # Where the model is
     bf16: bool = False,  # Compute in bfloat16
     progress: bool = False,  # Whether to show a bar
+    batch_size: int = ENCODING_BATCH,  # Posts at a time
 ) -> tuple[Tensor, Tensor]:
     "Text features and image features of all posts, in float32 on the device."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     model.eval()
-    batches = bucketed_batches(inputs.lengths, ENCODING_BATCH)
+    batches = bucketed_batches(inputs.lengths, batch_size)
     parts = []
     bar = tqdm(total=len(inputs), desc="encoding", unit="post", disable=not progress, leave=False)
     for rows in batches:
@@ -264,16 +266,17 @@ def head_probabilities(model: DualEncoderClassifier, features: tuple[Tensor, Ten
     model.eval()
     return model.head(*features).float().softmax(dim=-1).cpu().numpy()
 
-# %% ../nbs/04_train.ipynb #161c0597
+# %% ../nbs/04_train.ipynb #3def6d7d
 def predict_probabilities(
     model: DualEncoderClassifier,  # Put in evaluation mode
     inputs: PairBatches,  # The posts
     device: torch.device,  # Where the model is
     bf16: bool = False,  # Compute in bfloat16
     progress: bool = False,  # Whether to show a bar
+    batch_size: int = ENCODING_BATCH,  # Posts at a time
 ) -> np.ndarray:
     "Class probabilities [N, 3] in the order of the posts."
-    return head_probabilities(model, encode(model, inputs, device, bf16, progress))
+    return head_probabilities(model, encode(model, inputs, device, bf16, progress, batch_size))
 
 # %% ../nbs/04_train.ipynb #8ed87311
 @dataclass
@@ -342,7 +345,7 @@ def read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"{path}: damaged ({error}); delete the folder to train it again") from error
 
-# %% ../nbs/04_train.ipynb #275d629f
+# %% ../nbs/04_train.ipynb #eeca0fcb
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -357,10 +360,23 @@ class Run:
 
         Raises ClipsentError if the folder holds none.
         """
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         if not (folder / "metrics.json").is_file():
             raise ClipsentError(f"{folder}: holds no finished run (no metrics.json)")
         return cls(folder, read_json(folder / "config.json"), read_json(folder / "metrics.json"))
+
+    def __str__(self) -> str:
+        metrics = self.metrics
+        low, high = metrics["best_val_f1_macro_interval"]
+        lines = [
+            f"validation macro-F1 {metrics['best_val_f1_macro']:.4f} (95 % interval {low:.3f} to {high:.3f}), "
+            f"accuracy {metrics['best_val_acc']:.4f}, {metrics['val_posts']} posts",
+            f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
+            f"{metrics['pairs_per_sec']:.0f} pairs/s",
+        ]
+        if metrics["leaked"]:
+            lines.append("LEAKED: validation posts have copies in train, so this score measures memory")
+        return "\n".join([*lines, f"run folder {self.folder}"])
 
     @property
     def history(self) -> pd.DataFrame:
@@ -689,10 +705,10 @@ def fit(
         finish_run(trainer)
     return Run.load(folder)
 
-# %% ../nbs/04_train.ipynb #e531ad28
+# %% ../nbs/04_train.ipynb #c508361c
 def say(progress: bool, message: str) -> None:
     "Print a line without tearing a progress bar apart."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if progress:
         tqdm.write(message)
@@ -710,18 +726,19 @@ def continue_run(trainer: Trainer, fingerprint: Mapping[str, str]) -> None:
         )
     trainer.restore()
 
-# %% ../nbs/04_train.ipynb #da1c56b3
+# %% ../nbs/04_train.ipynb #e005f2e7
 def start_folder(trainer: Trainer, description: Mapping[str, object]) -> None:
     "Write config.json and encoder/."
+    quiet_transformers()
     trainer.inputs.tokenizer.save_pretrained(trainer.folder / "encoder")
     trainer.inputs.image_processor.save_pretrained(trainer.folder / "encoder")
     trainer.model.encoder.config.save_pretrained(trainer.folder / "encoder")
     write_json(trainer.folder / "config.json", description)
 
-# %% ../nbs/04_train.ipynb #e6ee207a
+# %% ../nbs/04_train.ipynb #4e47f11a
 def train_to_end(trainer: Trainer, progress: bool) -> None:
     "Train epoch after epoch until the last one, or until early stopping."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     config, state = trainer.config, trainer.progress
     posts = len(trainer.inputs.train)

@@ -1,0 +1,42 @@
+# make setup | demo | test | lab | readme | clean
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := outputs/demo
+TRAIN := --project-root $(DEMO) --model-name tiny_clip --epochs 12 --freeze-epochs 0 --early-stop 0 --batch-size 16 --lr 1e-3 --use-cosine --warmup-ratio 0.1
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test lab readme clean
+
+setup: .venv/.installed
+
+# torch comes first and alone: asked for together with the rest, pip may choose another build of it.
+.venv/.installed: constraints.txt settings.ini setup.py pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; set PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/clipsent sample $(DEMO)
+	$(BIN)/clipsent splits --project-root $(DEMO) --val-ratio 0.2
+	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/clip
+	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/text_only --ablate-image
+	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/image_only --ablate-text
+	$(BIN)/clipsent predict --project-root $(DEMO) --weights outputs/optimize/clip/best.pt
+	@echo "prediction file: $(DEMO)/outputs/test_with_label_clip_aug.txt"
+
+test: setup
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lab: setup
+	$(BIN)/jupyter lab nbs
+
+readme: setup
+	$(BIN)/python tests/readme.py > README.md
+
+clean:
+	rm -rf $(DEMO) nbs/sample .pytest_cache .ruff_cache .hypothesis build *.egg-info

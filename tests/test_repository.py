@@ -1,0 +1,73 @@
+"""Notebooks, package, README and metadata say the same."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import clipsent_nb
+import pytest
+from readme import readme
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    "A copy of the repository after nbdev's export and clean."
+    copy = tmp_path_factory.mktemp("exported")
+    for name in ("pyproject.toml", "settings.ini", "setup.py", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("nbs", "clipsent_nb"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("sample", "outputs", "__pycache__", ".*"))
+    for command in ("nbdev-export", "nbdev-clean"):
+        subprocess.run([Path(sys.executable).with_name(command)], cwd=copy, check=True, capture_output=True)
+    return copy
+
+
+def test_package_is_what_the_notebooks_export(exported):
+    names = sorted(path.name for path in (exported / "clipsent_nb").glob("*.py"))
+    assert names == sorted(path.name for path in (ROOT / "clipsent_nb").glob("*.py"))
+    for name in names:
+        assert (exported / "clipsent_nb" / name).read_text() == (ROOT / "clipsent_nb" / name).read_text(), name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean(path, exported):
+    assert (exported / path.relative_to(ROOT)).read_text() == path.read_text(), "run nbdev-clean"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_saved_outputs_name_no_machine(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = json.dumps([cell.get("outputs", []) for cell in cells])
+    text = re.sub(r'"image/png": "[^"]*"', "", text)
+    assert not re.search(r"/(work|root|home|Users|tmp)/|IProgress|\\r", text)
+
+
+def test_readme_is_made_from_the_index():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run make readme"
+
+
+def test_version_stands_in_one_place():
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    assert settings["DEFAULT"]["version"] == clipsent_nb.__version__
+
+
+def test_report_parameters_are_the_fields_of_the_configuration():
+    from clipsent_nb.train import TrainConfig
+
+    cells = json.loads((ROOT / "nbs/reports/run.ipynb").read_text(encoding="utf-8"))["cells"]
+    [parameters] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    names = re.findall(r"^(\w+):", "".join(parameters["source"]), flags=re.M)
+    assert names == list(TrainConfig.__dataclass_fields__)
+
+
+def test_importing_the_package_and_the_command_line_is_light():
+    code = "import sys, clipsent_nb.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,178 @@
+"""Interruption, repetition and refusal of training runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from clipsent_nb import train
+from clipsent_nb.data import ClipsentError, make_splits
+from clipsent_nb.model import make_sample
+from clipsent_nb.train import Run, TrainConfig, fit
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = make_sample(tmp_path_factory.mktemp("posts") / "sample")
+    make_splits(root, val_ratio=0.2, progress=False)
+    return root
+
+
+@pytest.fixture
+def config(root, tmp_path) -> TrainConfig:
+    settings = {"epochs": 3, "freeze_epochs": 1, "batch_size": 16, "lr": 1e-3, "use_cosine": True, "warmup_ratio": 0.1}
+    return TrainConfig(project_root=root, model_name="tiny_clip", output_dir=tmp_path / "run", **settings)
+
+
+def scores(run: Run) -> dict[str, object]:
+    return {name: value for name, value in run.metrics.items() if name not in ("train_time_sec", "pairs_per_sec")}
+
+
+class Killed(BaseException):
+    "Stands for a process that ends between two steps."
+
+
+def kill_at(monkeypatch, epoch: int, step: int) -> None:
+    original = train.step_logits
+
+    def interrupted(trainer, *arguments):
+        if (trainer.progress.epoch, trainer.progress.step) == (epoch, step):
+            raise Killed
+        return original(trainer, *arguments)
+
+    monkeypatch.setattr(train, "step_logits", interrupted)
+
+
+def test_one_seed_one_history(config, tmp_path):
+    first, second = (fit(replace(config, output_dir=tmp_path / name), progress=False) for name in "ab")
+    other = fit(replace(config, output_dir=tmp_path / "c", seed=7), progress=False)
+    assert (first.folder / "history.csv").read_bytes() == (second.folder / "history.csv").read_bytes()
+    assert (first.folder / "history.csv").read_bytes() != (other.folder / "history.csv").read_bytes()
+    assert scores(first) == scores(second)
+
+
+@pytest.mark.parametrize("image_aug", [False, True])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 5), (1, 0), (1, 9), (2, 15)])
+def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, monkeypatch, epoch, step, image_aug):
+    config = replace(config, image_aug=image_aug, save_minutes=0.0)
+    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"), progress=False)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, epoch, step)
+        fit(config, progress=False)
+    assert not (config.output_dir / "metrics.json").exists()
+    continued = fit(config, progress=False)
+    assert scores(continued) == scores(undisturbed)
+    assert (continued.folder / "history.csv").read_bytes() == (undisturbed.folder / "history.csv").read_bytes()
+    assert not (continued.folder / "last.pt").exists()
+
+
+def test_killed_process_continues(config, tmp_path):
+    config = replace(config, epochs=30, save_minutes=0.0)
+    flags = [sys.executable, "-m", "clipsent_nb.cli", "optimize", "--project-root", config.project_root]
+    flags += ["--model-name", "tiny_clip", "--epochs", "30", "--freeze-epochs", "1", "--early-stop", "3"]
+    flags += ["--batch-size", "16", "--lr", "1e-3", "--use-cosine", "--warmup-ratio", "0.1", "--save-minutes", "0"]
+    flags += ["--output-dir", config.output_dir]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(list(map(str, flags)), env=environment, stderr=subprocess.DEVNULL)
+    while not (config.output_dir / "history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.wait()
+    assert not (config.output_dir / "metrics.json").exists()
+    continued = fit(config, progress=False)
+    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"), progress=False)
+    assert scores(continued) == scores(undisturbed)
+
+
+def test_complete_run_is_not_repeated(config):
+    first = fit(config, progress=False)
+    before = (first.folder / "metrics.json").stat().st_mtime_ns
+    fit(replace(config, num_workers=1), progress=False)
+    assert (first.folder / "metrics.json").stat().st_mtime_ns == before
+    with pytest.raises(ClipsentError, match="lr 0.001 there, 0.002 here"):
+        fit(replace(config, lr=2e-3), progress=False)
+    assert fit(replace(config, lr=2e-3, overwrite=True), progress=False).config["lr"] == 2e-3
+
+
+def test_other_settings_do_not_continue_an_interrupted_run(config, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 1, 3)
+        fit(config, progress=False)
+    with pytest.raises(ClipsentError, match="interrupted run with other settings"):
+        fit(replace(config, dropout=0.3), progress=False)
+    assert fit(config, progress=False).metrics["epochs"] == 3
+
+
+def test_frozen_features_equal_the_uncached_path(config, tmp_path, monkeypatch):
+    config = replace(config, epochs=2, freeze_epochs=2)
+    cached = fit(config, progress=False)
+    original = train.step_logits
+
+    def uncached(trainer, rows, seed, frozen):
+        trainer.frozen_features.pop("train", None)
+        model = trainer.model
+        batch = trainer.inputs.train.batch(rows, trainer.device)
+        with torch.no_grad():
+            features = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
+        torch.manual_seed(seed)
+        return model.head(*features)
+
+    monkeypatch.setattr(train, "step_logits", uncached)
+    plain = fit(replace(config, output_dir=tmp_path / "plain"), progress=False)
+    assert original is not train.step_logits
+    pd.testing.assert_frame_equal(cached.history, plain.history, rtol=1e-4)
+
+
+def test_second_process_is_refused(config):
+    with train.run_lock(config.output_dir), pytest.raises(ClipsentError, match="another process"):
+        fit(config, progress=False)
+
+
+def test_loss_that_is_not_finite_names_the_posts(config, monkeypatch):
+    original = train.step_logits
+
+    def broken(trainer, rows, seed, frozen):
+        logits = original(trainer, rows, seed, frozen)
+        return logits * float("nan") if trainer.progress.step == 3 else logits
+
+    monkeypatch.setattr(train, "step_logits", broken)
+    with pytest.raises(ClipsentError, match=r"loss is nan in epoch 1, step 4, guids \d+") as caught:
+        fit(config, progress=False)
+    guids = pd.read_csv(config.project_root / "outputs/splits/train.csv", dtype=str).guid
+    assert sum(f" {guid}," in str(caught.value) for guid in guids) >= 14
+
+
+def test_leak_is_marked(config, root, tmp_path):
+    train_csv, val_csv = (pd.read_csv(root / f"outputs/splits/{name}.csv", dtype=str) for name in ("train", "val"))
+    pd.concat([train_csv, val_csv.head(5)]).to_csv(tmp_path / "train.csv", index=False)
+    run = fit(replace(config, epochs=1, train_csv=tmp_path / "train.csv"), progress=False)
+    assert run.metrics["leaked"] is True and "LEAKED" in str(run)
+
+
+def test_ablated_modality_changes_nothing(config, root, tmp_path):
+    val = pd.read_csv(root / "outputs/splits/val.csv", dtype=str)
+    val["image_path"] = val.image_path.sample(frac=1, random_state=0).to_numpy()
+    val.to_csv(tmp_path / "val.csv", index=False)
+    config = replace(config, epochs=1, ablate_image=True)
+    straight = fit(config, progress=False)
+    shuffled = fit(replace(config, val_csv=tmp_path / "val.csv", output_dir=tmp_path / "other"), progress=False)
+    assert straight.predictions.equals(shuffled.predictions)
+
+
+def test_history_has_the_promised_columns(config):
+    run = fit(replace(config, epochs=1), progress=False)
+    promised = ["epoch", "train_loss", "val_acc", "val_f1_macro", "val_precision_macro", "val_recall_macro"]
+    assert run.history.columns[:6].tolist() == promised
+    assert json.loads((run.folder / "config.json").read_text())["head_variant"] == "ln"
+    promised = ["guid", "true_label", "pred_label", "confidence", "p_negative", "p_neutral", "p_positive"]
+    assert run.predictions.columns.tolist() == promised
