@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
-TRAIN := --project-root $(DEMO) --model-name tiny_clip --epochs 12 --freeze-epochs 0 --early-stop 0 --batch-size 16 --lr 1e-3 --use-cosine --warmup-ratio 0.1
+TRAIN := --project-root $(DEMO) --model-name tiny_clip --epochs 16 --freeze-epochs 0 --early-stop 0 --lr 5e-4 --head-lr 1e-3 --weight-decay 0.01 --use-cosine --warmup-ratio 0.1
 
 export TOKENIZERS_PARALLELISM := false
 

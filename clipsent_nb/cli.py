@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Command', 'overview', 'with_help', 'parse_and_call', 'main']
 
-# %% ../nbs/cli.ipynb #353c0d56
+# %% ../nbs/cli.ipynb #242dd6dc
 import difflib
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,7 +84,11 @@ def parse_and_call(name: str, arguments: Sequence[str]) -> object:
     description = inspect.getdoc(function).split("\n\n")[0]
     config = [tyro.conf.OmitArgPrefixes] + [tyro.conf.PositionalRequiredArgs] * command.positional
     return tyro.cli(
-        with_help(function), prog=f"clipsent {name}", description=description, args=list(arguments), config=tuple(config)
+        with_help(function),
+        prog=f"clipsent {name}",
+        description=description,
+        args=list(arguments),
+        config=tuple(config),
     )
 
 # %% ../nbs/cli.ipynb #68f6b6b6

@@ -11,27 +11,29 @@ __all__ = ['LABELS', 'ENCODINGS', 'UNKNOWN_TAGS', 'IMAGE_SUFFIXES', 'SHORTEST_CO
            'class_quotas', 'assign_parts', 'read_split', 'load_posts', 'SplitReport', 'describe_groups', 'make_splits',
            'write_folds', 'mood_text', 'dress_text', 'tone', 'Canvas', 'paint_meadow', 'paint_balloons',
            'paint_fireworks', 'paint_rain', 'paint_wreck', 'paint_shards', 'paint_face', 'paint_chart', 'paint_notice',
-           'paint_street', 'paint_table', 'draw_scene', 'SamplePost', 'original_post', 'twin_post', 'sample_posts',
-           'picture_bytes', 'write_sample']
+           'paint_street', 'paint_table', 'draw_scene', 'SamplePost', 'bare_words', 'original_post', 'twin_post',
+           'sample_posts', 'picture_bytes', 'write_sample']
 
-# %% ../nbs/00_data.ipynb #00b1e14e
+# %% ../nbs/00_data.ipynb #533dbf02
+import colorsys
 import csv
 import hashlib
 import io
 import os
+import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFile, ImageOps, UnidentifiedImageError
 
 # %% ../nbs/00_data.ipynb #3af0ad4d
 LABELS = ("negative", "neutral", "positive")
@@ -238,7 +240,9 @@ def find_pairs(
         post = files.get(row.guid, {"text": [], "image": []})
         for kind in ("text", "image"):
             if not post[kind]:
-                audit.add(row.guid, f"data/{row.guid}.{'txt' if kind == 'text' else 'jpg'}", f"no {kind}", "row left out")
+                audit.add(
+                    row.guid, f"data/{row.guid}.{'txt' if kind == 'text' else 'jpg'}", f"no {kind}", "row left out"
+                )
             elif len(post[kind]) > 1:
                 audit.add(row.guid, f"data/{post[kind][1]}", f"second {kind}", f"used data/{post[kind][0]}")
         if post["text"] and post["image"]:
@@ -255,13 +259,13 @@ SHORTEST_COMPARED = 12  # characters of a normalised text; below that, equal tex
 
 # %% ../nbs/00_data.ipynb #b1841fd4
 def normalised_text(text: str) -> str:
-    "The letters and digits of `text` without retweet mark, links and names, in lower case; \"\" if too short to compare."
+    'The letters and digits of `text` without retweet mark, links and names, in lower case; "" if too short to compare.'
     text = re.sub(r"\bRT\b|https?:?\S*|\bhtt\S*…|@\w+:?", " ", text)
     text = "".join(character for character in text.lower() if character.isalnum())
     return text if len(text) >= SHORTEST_COMPARED else ""
 
-# %% ../nbs/00_data.ipynb #3b7e0cd2
-MOST_BITS = 6  # pictures whose perceptual hashes differ in at most this many of 64 bits are copies
+# %% ../nbs/00_data.ipynb #7d1048a2
+MOST_BITS = 4  # pictures whose perceptual hashes differ in at most this many of 64 bits are copies
 FLATTEST = 3.0  # standard deviation of the grey levels; a picture below has no structure to hash
 
 # %% ../nbs/00_data.ipynb #370e2b55
@@ -367,7 +371,7 @@ def class_quotas(
         quotas[np.unravel_index(gap.argmax(), gap.shape)] += 1
     return quotas
 
-# %% ../nbs/00_data.ipynb #96f30961
+# %% ../nbs/00_data.ipynb #529329f3
 def assign_parts(
     labels: Sequence[str],  # One of `LABELS` per row
     groups: Sequence[str],  # Rows with one group stay together
@@ -378,9 +382,9 @@ def assign_parts(
     classes = np.array([LABELS.index(label) for label in labels])
     left = class_quotas(np.bincount(classes, minlength=len(LABELS)), shares)
     parts = np.full(len(classes), -1)
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     members = pd.Series(range(len(classes))).groupby(np.asarray(groups), sort=False).apply(np.asarray).tolist()
-    order = random.permutation(len(members))
+    order = generator.permutation(len(members))
     for i in sorted(order, key=lambda i: -len(members[i])):
         need = np.bincount(classes[members[i]], minlength=len(LABELS))
         overflow = np.maximum(need - left, 0).sum(axis=1)
@@ -495,7 +499,9 @@ def describe_groups(posts: pd.DataFrame) -> pd.DataFrame:
 
     copies = posts[posts.group.duplicated(keep=False)]
     if copies.empty:
-        return pd.DataFrame({"group": [], "posts": np.empty(0, int), "labels": np.empty(0, str), "splits": np.empty(0, str)})
+        return pd.DataFrame(
+            {"group": [], "posts": np.empty(0, int), "labels": np.empty(0, str), "splits": np.empty(0, str)}
+        )
     grouped = copies.groupby("group", sort=False)
     table = grouped.agg(posts=("guid", "size"), labels=("label", joined), splits=("split", joined))
     return table.reset_index()
@@ -531,7 +537,9 @@ def make_splits(
     classes = pd.crosstab(posts.split, posts.label.replace("", "unlabelled")).rename_axis(index=None, columns=None)
     classes = classes.reindex(index=["train", "val", "test"], columns=[*LABELS, "unlabelled"], fill_value=0)
     encodings = posts.encoding.value_counts().to_dict()
-    return SplitReport(classes.assign(all=classes.sum(axis=1)), describe_groups(posts), audit.table(), encodings, folder)
+    return SplitReport(
+        classes.assign(all=classes.sum(axis=1)), describe_groups(posts), audit.table(), encodings, folder
+    )
 
 # %% ../nbs/00_data.ipynb #fbd01189
 def write_folds(
@@ -545,17 +553,6 @@ def write_folds(
     for fold in range(folds):
         write_csv(train[parts != fold], folder / f"fold_{fold}" / "train.csv")
         write_csv(train[parts == fold], folder / f"fold_{fold}" / "val.csv")
-
-# %% ../nbs/00_data.ipynb #672bb197
-import colorsys
-import random
-import re
-from dataclasses import dataclass, replace
-from io import BytesIO
-from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageDraw, ImageOps
 
 # %% ../nbs/00_data.ipynb #0ae18486
 SHARED_WORDS = {
@@ -588,7 +585,7 @@ MOOD_WORDS = {
     },
 }
 
-# %% ../nbs/00_data.ipynb #d22bfafe
+# %% ../nbs/00_data.ipynb #2c02f35d
 SENTENCES = {
     "positive": "{subject} was so {quality}|feeling {feeling} after {subject}, thank you @{name}|what a {quality} day in {place}|"
     "so {feeling}, {subject} turned out {quality}|love {subject}! {quality} from start to end|{feeling} & {feeling}: {subject}|"
@@ -606,7 +603,7 @@ SENTENCES = {
 }
 SARCASM = ("{} #sarcasm", "yeah right, {} #sarcasm")
 
-
+# %% ../nbs/00_data.ipynb #42f72f59
 def mood_text(
     mood: str,  # "positive", "negative", "neutral", or "plain" for a text that tells nothing
     rng: random.Random,  # source of all choices
@@ -637,7 +634,7 @@ def dress_text(
         text = f"RT @{rng.choice(SHARED_WORDS['name'].split('|'))}: {text}"
     return text
 
-# %% ../nbs/00_data.ipynb #a8907986
+# %% ../nbs/00_data.ipynb #8c7754cc
 Colour = tuple[int, int, int]
 
 
@@ -650,7 +647,7 @@ def tone(
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
     return red, green, blue
 
-
+# %% ../nbs/00_data.ipynb #54480473
 class Canvas:
     "A picture to draw on in fractions: positions of its width and height, radii and strokes of its shorter side."
 
@@ -690,7 +687,7 @@ class Canvas:
             tip = centre[0] + radius * self.short * np.cos(angle), centre[1] + radius * self.short * np.sin(angle)
             self.pen.line([centre, tip], colour, max(1, self.short // 70))
 
-# %% ../nbs/00_data.ipynb #1e4f2cc2
+# %% ../nbs/00_data.ipynb #d414bac3
 def paint_meadow(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint a sun above a hill with flowers."
     canvas = Canvas(size, tone(rng.uniform(0.5, 0.6), rng.uniform(0.3, 0.6), 0.98), tone(0.13, 0.2, 1))
@@ -698,14 +695,20 @@ def paint_meadow(rng: random.Random, size: tuple[int, int]) -> Canvas:
     canvas.burst(*sun, rng.uniform(0.2, 0.35), 14, tone(0.13, 0.6, 1))
     canvas.disc(*sun, rng.uniform(0.08, 0.15), tone(0.14, 0.8, 1))
     ground = rng.uniform(0.5, 0.75)
-    canvas.area((0, ground), (0.5, ground - rng.uniform(-0.1, 0.1)), (1, ground), (1, 1), (0, 1),
-                colour=tone(rng.uniform(0.2, 0.38), 0.55, rng.uniform(0.65, 0.9)))
+    canvas.area(
+        (0, ground),
+        (0.5, ground - rng.uniform(-0.1, 0.1)),
+        (1, ground),
+        (1, 1),
+        (0, 1),
+        colour=tone(rng.uniform(0.2, 0.38), 0.55, rng.uniform(0.65, 0.9)),
+    )
     for _ in range(rng.randint(8, 24)):
         spot, hue = (rng.random(), rng.uniform(ground + 0.05, 1)), rng.choice((0, 0.08, 0.15, 0.8, 0.92))
         canvas.disc(*spot, rng.uniform(0.02, 0.04), tone(hue, 0.7, 1))
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #9096d720
 def paint_balloons(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint balloons of many colours on a bright ground."
     hue = rng.random()
@@ -717,7 +720,7 @@ def paint_balloons(rng: random.Random, size: tuple[int, int]) -> Canvas:
         canvas.disc(across - radius / 3, down - radius / 3, radius / 4, (255, 255, 255))
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #ec643e44
 def paint_fireworks(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint coloured bursts on an evening sky."
     dusk = rng.uniform(0.62, 0.95)
@@ -728,7 +731,7 @@ def paint_fireworks(rng: random.Random, size: tuple[int, int]) -> Canvas:
         canvas.disc(*spot, radius / 4, tone(hue, 0.3, 1))
     return canvas
 
-# %% ../nbs/00_data.ipynb #dc691112
+# %% ../nbs/00_data.ipynb #c43a41dd
 def paint_rain(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint dark clouds and slanted rain, sometimes with lightning."
     hue = rng.uniform(0.55, 0.72)
@@ -741,24 +744,35 @@ def paint_rain(rng: random.Random, size: tuple[int, int]) -> Canvas:
         canvas.line((across, down), (across + slant, down + 0.12), colour=tone(0.58, 0.25, 0.75), width=0.008)
     if rng.random() < 0.4:
         across = rng.uniform(0.2, 0.8)
-        canvas.line((across, 0.25), (across - 0.08, 0.5), (across + 0.04, 0.5), (across - 0.06, 0.85), colour=(255, 240, 120))
+        canvas.line(
+            (across, 0.25), (across - 0.08, 0.5), (across + 0.04, 0.5), (across - 0.06, 0.85), colour=(255, 240, 120)
+        )
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #546a3682
 def paint_wreck(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint smoke over a burnt house."
     canvas = Canvas(size, tone(0.06, 0.3, rng.uniform(0.25, 0.5)), tone(0.04, 0.4, rng.uniform(0.15, 0.3)))
     left, width = rng.uniform(0.05, 0.4), rng.uniform(0.35, 0.5)
     for _ in range(rng.randint(10, 20)):
-        canvas.disc(left + rng.uniform(0, width), rng.uniform(0, 0.5), rng.uniform(0.06, 0.16), tone(0, 0, rng.uniform(0.15, 0.4)))
+        canvas.disc(
+            left + rng.uniform(0, width),
+            rng.uniform(0, 0.5),
+            rng.uniform(0.06, 0.16),
+            tone(0, 0, rng.uniform(0.15, 0.4)),
+        )
     canvas.area((left, 0.55), (left + width, 0.95), colour=tone(0.05, 0.35, 0.12))
-    canvas.area((left, 0.55), (left + width * 0.3, 0.38), (left + width * 0.5, 0.5), (left + width, 0.55), colour=(20, 16, 16))
+    canvas.area(
+        (left, 0.55), (left + width * 0.3, 0.38), (left + width * 0.5, 0.5), (left + width, 0.55), colour=(20, 16, 16)
+    )
     for _ in range(rng.randint(3, 7)):
         foot = left + rng.uniform(0, width)
-        canvas.area((foot - 0.05, 0.95), (foot, rng.uniform(0.6, 0.8)), (foot + 0.05, 0.95), colour=tone(0.05, 0.9, 0.85))
+        canvas.area(
+            (foot - 0.05, 0.95), (foot, rng.uniform(0.6, 0.8)), (foot + 0.05, 0.95), colour=tone(0.05, 0.9, 0.85)
+        )
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #41cd11e0
 def paint_shards(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint cracked glass on a dull ground."
     hue = rng.random()
@@ -767,15 +781,25 @@ def paint_shards(rng: random.Random, size: tuple[int, int]) -> Canvas:
     for _ in range(rng.randint(9, 16)):
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9)
         bend = centre[0] + reach / 2 * np.cos(angle + 0.2), centre[1] + reach / 2 * np.sin(angle + 0.2)
-        canvas.line(centre, bend, (centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle)),
-                    colour=tone(0.55, 0.05, 0.9), width=0.01)
+        canvas.line(
+            centre,
+            bend,
+            (centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle)),
+            colour=tone(0.55, 0.05, 0.9),
+            width=0.01,
+        )
     canvas.disc(*centre, rng.uniform(0.04, 0.09), (15, 15, 20))
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #a3e027f8
 def paint_face(rng: random.Random, size: tuple[int, int], glad: bool) -> Canvas:
     "Paint a smiling face on a bright ground, or a frowning one on a dull ground."
-    value, across, down, radius = 0.95 if glad else 0.4, rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.6), rng.uniform(0.25, 0.4)
+    value, across, down, radius = (
+        0.95 if glad else 0.4,
+        rng.uniform(0.35, 0.65),
+        rng.uniform(0.4, 0.6),
+        rng.uniform(0.25, 0.4),
+    )
     hue = rng.random()
     canvas = Canvas(size, tone(hue, 0.35, value), tone(hue + 0.08, 0.3, value))
     canvas.disc(across, down, radius, tone(0.14, 0.7, 1) if glad else tone(0.6, 0.35, 0.65))
@@ -784,11 +808,15 @@ def paint_face(rng: random.Random, size: tuple[int, int], glad: bool) -> Canvas:
     for side in (-0.4, 0.4):
         canvas.pen.circle((centre[0] + side * unit, centre[1] - 0.25 * unit), 0.12 * unit, fill=(30, 20, 20))
     mouth = centre[1] + (0.1 if glad else 0.6) * unit
-    canvas.pen.arc([centre[0] - unit / 2, mouth - unit / 2, centre[0] + unit / 2, mouth + unit / 2],
-                   *((20, 160) if glad else (200, 340)), fill=(30, 20, 20), width=max(2, round(unit / 9)))
+    canvas.pen.arc(
+        [centre[0] - unit / 2, mouth - unit / 2, centre[0] + unit / 2, mouth + unit / 2],
+        *((20, 160) if glad else (200, 340)),
+        fill=(30, 20, 20),
+        width=max(2, round(unit / 9)),
+    )
     return canvas
 
-# %% ../nbs/00_data.ipynb #47eddab6
+# %% ../nbs/00_data.ipynb #bbc1a53f
 def paint_chart(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint bars, or a curve, over axes on pale paper."
     canvas = Canvas(size, *[tone(rng.random(), 0.03, rng.uniform(0.88, 1))] * 2)
@@ -799,11 +827,14 @@ def paint_chart(rng: random.Random, size: tuple[int, int]) -> Canvas:
         for step, height in zip(steps, heights, strict=True):
             canvas.area((step, 0.9 - 0.85 * height), (step + 0.5 / count, 0.9), colour=tone(hue, 0.4, 0.6))
     else:
-        canvas.line(*[(step, 0.9 - 0.85 * height) for step, height in zip(steps, heights, strict=True)], colour=tone(hue, 0.5, 0.5))
+        canvas.line(
+            *[(step, 0.9 - 0.85 * height) for step, height in zip(steps, heights, strict=True)],
+            colour=tone(hue, 0.5, 0.5),
+        )
     canvas.line((0.08, 0.05), (0.08, 0.9), (0.96, 0.9), colour=(60, 60, 60))
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #e15c559a
 def paint_notice(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint a board with rows of writing on a grey wall."
     wall = rng.uniform(0.55, 0.8)
@@ -819,7 +850,7 @@ def paint_notice(rng: random.Random, size: tuple[int, int]) -> Canvas:
             start = stop + 0.04
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #1cda3723
 def paint_street(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint a row of houses at any time of day."
     light, hue = rng.uniform(0.55, 0.85), rng.random()
@@ -827,7 +858,11 @@ def paint_street(rng: random.Random, size: tuple[int, int]) -> Canvas:
     edge = -rng.uniform(0, 0.2)
     while edge < 1:
         width, roof = rng.uniform(0.15, 0.35), rng.uniform(0.2, 0.55)
-        canvas.area((edge, roof), (edge + width, 0.85), colour=tone(hue + rng.uniform(-0.1, 0.1), 0.3, light * rng.uniform(0.5, 0.85)))
+        canvas.area(
+            (edge, roof),
+            (edge + width, 0.85),
+            colour=tone(hue + rng.uniform(-0.1, 0.1), 0.3, light * rng.uniform(0.5, 0.85)),
+        )
         for down in np.arange(roof + 0.08, 0.7, 0.15):
             for across in (edge + width * 0.2, edge + width * 0.6):
                 canvas.area((across, down), (across + width * 0.2, down + 0.07), colour=tone(0.13, 0.4, light * 0.9))
@@ -835,7 +870,7 @@ def paint_street(rng: random.Random, size: tuple[int, int]) -> Canvas:
     canvas.area((0, 0.85), (1, 1), colour=tone(0, 0, light * 0.4))
     return canvas
 
-
+# %% ../nbs/00_data.ipynb #62d09daf
 def paint_table(rng: random.Random, size: tuple[int, int]) -> Canvas:
     "Paint mugs and plates on a table at any time of day."
     light, hue = rng.uniform(0.55, 0.85), rng.random()
@@ -849,12 +884,20 @@ def paint_table(rng: random.Random, size: tuple[int, int]) -> Canvas:
         canvas.area((left, top), (left + width, top + width * 1.3), colour=cup)
     return canvas
 
-# %% ../nbs/00_data.ipynb #11e84379
+# %% ../nbs/00_data.ipynb #8c71d618
 SCENES = {
-    "positive": {"meadow": paint_meadow, "balloons": paint_balloons, "fireworks": paint_fireworks,
-                 "smile": lambda rng, size: paint_face(rng, size, glad=True)},
-    "negative": {"rain": paint_rain, "wreck": paint_wreck, "shards": paint_shards,
-                 "frown": lambda rng, size: paint_face(rng, size, glad=False)},
+    "positive": {
+        "meadow": paint_meadow,
+        "balloons": paint_balloons,
+        "fireworks": paint_fireworks,
+        "smile": lambda rng, size: paint_face(rng, size, glad=True),
+    },
+    "negative": {
+        "rain": paint_rain,
+        "wreck": paint_wreck,
+        "shards": paint_shards,
+        "frown": lambda rng, size: paint_face(rng, size, glad=False),
+    },
     "neutral": {"chart": paint_chart, "notice": paint_notice},
     "plain": {"street": paint_street, "table": paint_table},
 }
@@ -870,7 +913,9 @@ def draw_scene(
     rng, noise = random.Random(seed), np.random.default_rng(seed)
     canvas = painters[scene](rng, size)
     if rng.random() < 0.5:
-        canvas.pen.rectangle((0, 0, size[0] - 1, size[1] - 1), None, tone(rng.random(), 0.2, rng.random()), round(0.06 * canvas.short))
+        canvas.pen.rectangle(
+            (0, 0, size[0] - 1, size[1] - 1), None, tone(rng.random(), 0.2, rng.random()), round(0.06 * canvas.short)
+        )
     tint, grain = noise.uniform(0.9, 1.08, 3), noise.normal(0, noise.uniform(3, 12), (size[1], size[0], 1))
     return Image.fromarray((np.asarray(canvas.image) * tint + grain).clip(0, 255).astype(np.uint8))
 
@@ -900,8 +945,8 @@ class SamplePost:
         "File name of the picture."
         return f"{self.guid}.{'png' if self.kind in ('png', 'palette', 'rgba') else 'jpg'}"
 
-# %% ../nbs/00_data.ipynb #baa1c9c9
-MODES = ["both"] * 31 + ["text"] * 27 + ["picture"] * 31 + ["sarcastic"] * 4 + ["clash"] * 5 + ["neither"] * 2
+# %% ../nbs/00_data.ipynb #771da373
+MODES = ["both"] * 8 + ["text"] * 40 + ["picture"] * 41 + ["sarcastic"] * 4 + ["clash"] * 5 + ["neither"] * 2
 OPPOSITE = {"positive": "negative", "negative": "positive", "neutral": "neutral"}
 WRONG_TAGS = OPPOSITE | {"neutral": "positive"}
 SAMPLE_SHARES = {"negative": 102, "neutral": 34, "positive": 204}  # posts per label, before twins
@@ -909,18 +954,25 @@ PICTURE_SHAPES = ((1, 1), (4, 3), (3, 2), (16, 9), (3, 4), (2, 3))
 TWIN_KINDS = ("copy", "resized", "retweet")
 
 
+def bare_words(text: str) -> str:
+    "Reduce a text to its letters and digits without hashtags, so that texts of strangers can be kept apart."
+    return re.sub(r"#\w+|\W", "", text)
+
+# %% ../nbs/00_data.ipynb #301fafde
 def original_post(
     label: str,  # the true label
     mode: str,  # one of `MODES`
     guid: str,  # integer as text
-    seen: set[str],  # sentences used so far; the new one is added
+    seen: set[str],  # bare words of the sentences used so far; the new ones are added
     rng: random.Random,  # source of all choices
 ) -> SamplePost:  # a train post whose tag is right
     "Make a post that repeats no other."
     picture_mood = {"text": "plain", "neither": "plain", "clash": OPPOSITE[label]}.get(mode, label)
     text_mood = {"picture": "plain", "neither": "plain", "sarcastic": OPPOSITE[label]}.get(mode, label)
-    sentence = next(text for text in iter(lambda: mood_text(text_mood, rng), None) if text not in seen)
-    seen.add(sentence)
+    sentence = mood_text(text_mood, rng)
+    while bare_words(sentence) in seen:
+        sentence = mood_text(text_mood, rng)
+    seen.add(bare_words(sentence))
     sarcastic = mode == "sarcastic" and label != "neutral"
     text = dress_text(rng.choice(SARCASM).format(sentence) if sarcastic else sentence, rng)
     encoding = "gb18030" if rng.random() < 0.08 else "utf-8"
@@ -930,10 +982,23 @@ def original_post(
     side = rng.randint(96, 480) / max(wide, high)
     size = max(96, round(side * wide)), max(96, round(side * high))
     kind = "png" if rng.random() < 0.1 else "jpg"
-    return SamplePost(guid, text, encoding, rng.choice(list(SCENES[picture_mood])), rng.randrange(2**31), size, kind,
-                      label, label, "train", text_mood, picture_mood, sarcastic)
+    return SamplePost(
+        guid,
+        text,
+        encoding,
+        rng.choice(list(SCENES[picture_mood])),
+        rng.randrange(2**31),
+        size,
+        kind,
+        label,
+        label,
+        "train",
+        text_mood,
+        picture_mood,
+        sarcastic,
+    )
 
-
+# %% ../nbs/00_data.ipynb #27397216
 def twin_post(
     post: SamplePost,  # the post to repeat
     twin: str,  # one of `TWIN_KINDS`
@@ -948,7 +1013,7 @@ def twin_post(
         return replace(post, text=f"RT @{name}: {post.text}", scene=scene, scene_seed=rng.randrange(2**31), kind="jpg")
     return replace(post, kind="jpg") if twin == "resized" else post
 
-# %% ../nbs/00_data.ipynb #859a9e25
+# %% ../nbs/00_data.ipynb #89a5e62a
 def sample_posts(
     seed: int = 0,  # another seed gives another sample
 ) -> list[SamplePost]:  # 320 train and 60 test posts in shuffled order
@@ -956,7 +1021,9 @@ def sample_posts(
     rng = random.Random(seed)
     guids = iter([str(number) for number in rng.sample(range(1, 5000), 380)])
     seen: set[str] = set()
-    plan = [(label, MODES[place * len(MODES) // count]) for label, count in SAMPLE_SHARES.items() for place in range(count)]
+    plan = [
+        (label, MODES[place * len(MODES) // count]) for label, count in SAMPLE_SHARES.items() for place in range(count)
+    ]
     rng.shuffle(plan)
     posts = [original_post(label, mode, next(guids), seen, rng) for label, mode in plan]
     for place, kind in enumerate(("palette", "rgba", "rotated")):
@@ -972,7 +1039,7 @@ def sample_posts(
     rng.shuffle(posts)
     return posts
 
-# %% ../nbs/00_data.ipynb #ff76cf21
+# %% ../nbs/00_data.ipynb #2d17293a
 def picture_bytes(
     post: SamplePost,
 ) -> bytes:  # a JPEG or PNG file
@@ -987,14 +1054,14 @@ def picture_bytes(
         image.putalpha(230)
     elif post.kind == "rotated":
         image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
-    buffer = BytesIO()
+    buffer = io.BytesIO()
     if post.image_name.endswith("png"):
         image.save(buffer, "PNG")
     else:
         image.save(buffer, "JPEG", quality=70 if post.twin == "resized" else 88, exif=exif)
     return buffer.getvalue()
 
-
+# %% ../nbs/00_data.ipynb #26d98ed6
 def write_sample(
     directory: Path,  # made if missing; files of an earlier sample are overwritten
     seed: int = 0,  # see `sample_posts`

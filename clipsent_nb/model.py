@@ -9,7 +9,8 @@ __all__ = ['START', 'END', 'TINY_IMAGE_SIZE', 'ENCODER_FILES', 'WAITS', 'HeadVar
            'image_features', 'layers', 'Gate', 'SentimentHead', 'DualEncoderClassifier', 'tower_of', 'trainable_names',
            'set_trainable', 'parameter_counts', 'save_weights', 'read_weights', 'load_exact']
 
-# %% ../nbs/02_model.ipynb #9a96c9f5
+# %% ../nbs/02_model.ipynb #66f9bb25
+import json
 import shutil
 import tempfile
 import time
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from tokenizers import Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from .data import LABELS, ClipsentError, atomic_write, listed
+from .data import LABELS, ClipsentError, atomic_write, listed, sample_posts, write_sample
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
@@ -29,18 +33,6 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-# %% ../nbs/02_model.ipynb #5970f3cd
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
-import torch
-from tokenizers import Tokenizer, models, trainers
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-from .data import sample_posts, write_sample
 
 # %% ../nbs/02_model.ipynb #46a15440
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -84,19 +76,19 @@ def tiny_tokenizer(
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
-# %% ../nbs/02_model.ipynb #19215e23
+# %% ../nbs/02_model.ipynb #88b766fa
 TINY_IMAGE_SIZE = 64
 
 
 def tiny_config(
     tokenizer: CLIPTokenizer,  # gives the vocabulary size and the ids of the marks
-) -> CLIPConfig:  # about 350 thousand parameters
+) -> CLIPConfig:  # about 270 thousand parameters
     "Describe a CLIP of two layers and width 64 for a tokenizer."
     layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return CLIPConfig(
         text_config={**layers, **marks, "pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)},
-        vision_config={**layers, "image_size": TINY_IMAGE_SIZE, "patch_size": 16},
+        vision_config={**layers, "image_size": TINY_IMAGE_SIZE, "patch_size": 8, "initializer_factor": 3.0},
         projection_dim=64,
     )
 
@@ -107,6 +99,7 @@ def tiny_clip(
     seed: int = 0,  # of the random weights
 ) -> Path:  # `directory`, for AutoModel, AutoTokenizer and AutoImageProcessor
     "Write a small randomly initialised CLIP with its tokenizer and image processor; the global random state is left alone."
+    quiet_transformers()
     tokenizer = tiny_tokenizer(sample_texts() if texts is None else texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -155,7 +148,9 @@ def fetch_encoder(
     folder = Path(model_name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ClipsentError(f"--model-name {model_name}: the folder has no config.json; save it with save_pretrained")
+            raise ClipsentError(
+                f"--model-name {model_name}: the folder has no config.json; save it with save_pretrained"
+            )
         return folder
     if str(model_name).count("/") > 1 or str(model_name).startswith((".", "/", "~")):
         raise ClipsentError(f"--model-name {model_name}: no such folder")
@@ -195,11 +190,15 @@ def _from_hub(name: str, offline: bool, weights: bool, download: Callable[..., s
         except GatedRepoError as error:
             raise ClipsentError(f"--model-name {name}: the hub wants a login for it; run `hf auth login`") from error
         except RepositoryNotFoundError as error:
-            raise ClipsentError(f"--model-name {name}: neither a folder nor a model on the hub; check the name") from error
+            raise ClipsentError(
+                f"--model-name {name}: neither a folder nor a model on the hub; check the name"
+            ) from error
         except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
             if wait is None:
                 reason = f"{type(error).__name__}, {len(WAITS) + 1} tries"
-                raise ClipsentError(f"--model-name {name}: cannot be fetched from the hub ({reason}); {hint}") from error
+                raise ClipsentError(
+                    f"--model-name {name}: cannot be fetched from the hub ({reason}); {hint}"
+                ) from error
             print(f"{name}: {type(error).__name__}; next try in {wait} s", flush=True)
             time.sleep(wait)
     raise AssertionError("unreachable")
@@ -232,20 +231,25 @@ def _checked_dual(encoder: nn.Module, folder: Path) -> nn.Module:
         raise ClipsentError(f"--model-name {folder}: {type(encoder).__name__} does not encode both pictures and texts")
     return encoder
 
-# %% ../nbs/02_model.ipynb #4caf0445
+# %% ../nbs/02_model.ipynb #ffd8ff9a
 def load_processors(folder: Path) -> tuple:
-    """The tokenizer and the image processor in a folder.
+    """The tokenizer and the image processor in a folder; the tokenizer cuts texts where the encoder's positions end.
 
     Raises ClipsentError if one is missing.
     """
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     quiet_transformers()
     try:
-        return AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        tokenizer, image_processor = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+        positions = AutoConfig.from_pretrained(folder).text_config.max_position_embeddings
+    except (OSError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise ClipsentError(f"--model-name {folder}: tokenizer or image processor cannot be loaded ({reason})") from error
+        raise ClipsentError(
+            f"--model-name {folder}: tokenizer or image processor cannot be loaded ({reason})"
+        ) from error
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer, image_processor
 
 # %% ../nbs/02_model.ipynb #d54443cf
 def feature_widths(encoder: nn.Module) -> tuple[int, int]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Classifier', 'read_test_pairs', 'predict_file']
 
-# %% ../nbs/11_predict.ipynb #cd8cc926
+# %% ../nbs/11_predict.ipynb #70d0cd67
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .data import Audit, ClipsentError, LABELS, files_by_guid, find_pairs, listed, read_list, write_csv
+from .data import Audit, ClipsentError, files_by_guid, find_pairs, listed, read_list, write_csv
 from .inputs import PairInputs
 from clipsent_nb.model import (
     DualEncoderClassifier,

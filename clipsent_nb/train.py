@@ -10,7 +10,7 @@ __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'TrainConfig', 'check_c
            'Progress', 'Trainer', 'step_logits', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry',
            'prediction_table', 'finish_run', 'fit', 'say', 'continue_run', 'start_folder', 'train_to_end']
 
-# %% ../nbs/04_train.ipynb #fa88fab7
+# %% ../nbs/04_train.ipynb #19dbda8f
 import json
 import math
 import platform
@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -189,7 +189,9 @@ def parameter_groups(model: DualEncoderClassifier, config: TrainConfig) -> list[
     moving = trainable_names(model, config.trainable_blocks)
     groups = []
     for part, rate in ((model.encoder, config.lr), (model.head, config.head_lr or config.lr)):
-        named = [(name, parameter) for name, parameter in part.named_parameters() if part is model.head or name in moving]
+        named = [
+            (name, parameter) for name, parameter in part.named_parameters() if part is model.head or name in moving
+        ]
         matrices = [parameter for _, parameter in named if parameter.ndim > 1]
         others = [parameter for _, parameter in named if parameter.ndim <= 1]
         groups.append({"params": matrices, "lr": rate, "weight_decay": config.weight_decay})
@@ -402,7 +404,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ClipsentError(f"--output-dir {folder}: another process is training there; wait or choose another") from error
+        raise ClipsentError(
+            f"--output-dir {folder}: another process is training there; wait or choose another"
+        ) from error
     except OSError as error:
         raise ClipsentError(f"--output-dir {folder}: cannot be written ({error.strerror})") from error
     try:
@@ -629,7 +633,15 @@ def finish_epoch(trainer: Trainer) -> dict[str, float]:
 # %% ../nbs/04_train.ipynb #c18a3396
 def epoch_entry(progress: Progress, scores: Mapping[str, float], lr: float, frozen: bool) -> dict[str, float]:
     "A row of history.csv."
-    names = ("acc", "f1_macro", "precision_macro", "recall_macro", "f1_weighted", *(f"f1_{label}" for label in LABELS), "nll")
+    names = (
+        "acc",
+        "f1_macro",
+        "precision_macro",
+        "recall_macro",
+        "f1_weighted",
+        *(f"f1_{label}" for label in LABELS),
+        "nll",
+    )
     return {
         "epoch": progress.epoch + 1,
         "train_loss": progress.loss_sum / progress.posts,
@@ -695,7 +707,10 @@ def fit(
         bf16 = use_bf16(config.precision, device)
         inputs = load_inputs(config, progress)
         if inputs.leaked:
-            say(progress, f"warning: {len(inputs.leaked)} validation posts have copies in train; the score is not honest")
+            say(
+                progress,
+                f"warning: {len(inputs.leaked)} validation posts have copies in train; the score is not honest",
+            )
         trainer = Trainer(config, inputs, folder, device, bf16)
         description = describe_run(config, inputs, device, bf16)
         if (folder / "last.pt").is_file():
@@ -744,7 +759,9 @@ def train_to_end(trainer: Trainer, progress: bool) -> None:
     posts = len(trainer.inputs.train)
     if state.total_posts:
         say(progress, f"continuing in epoch {state.epoch + 1}, step {state.step + 1}")
-    bar = tqdm(total=posts * config.epochs, initial=state.total_posts, unit="pair", disable=not progress, desc="training")
+    bar = tqdm(
+        total=posts * config.epochs, initial=state.total_posts, unit="pair", disable=not progress, desc="training"
+    )
     with bar:
         while state.epoch < config.epochs and not (config.early_stop and state.stale() >= config.early_stop):
             train_epoch(trainer, bar)

@@ -8,9 +8,10 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-import clipsent_nb
 import pytest
 from readme import readme
+
+import clipsent_nb
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)

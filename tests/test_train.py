@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+
 from clipsent_nb import train
 from clipsent_nb.data import ClipsentError, make_splits
 from clipsent_nb.model import make_sample
