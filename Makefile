@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
+REPORT := $(DEMO)/outputs/optimize/clip/report
 TRAIN := --project-root $(DEMO) --model-name tiny_clip --epochs 16 --freeze-epochs 0 --early-stop 0 --lr 5e-4 --head-lr 1e-3 --weight-decay 0.01 --use-cosine --warmup-ratio 0.1
 
 export TOKENIZERS_PARALLELISM := false
@@ -25,7 +26,11 @@ demo: setup
 	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/text_only --ablate-image
 	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/image_only --ablate-text
 	$(BIN)/clipsent predict --project-root $(DEMO) --weights outputs/optimize/clip/best.pt
+	$(BIN)/papermill --log-level ERROR --no-progress-bar nbs/reports/run.ipynb $(REPORT).ipynb -p project_root $(DEMO) -p output_dir outputs/optimize/clip
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input $(REPORT).ipynb
+	@$(BIN)/python -c "from clipsent_nb.train import Run; [print(f'{name:10}  validation macro-F1', round(Run.load(f'$(DEMO)/outputs/optimize/{name}').metrics['best_val_f1_macro'], 3)) for name in ('clip', 'text_only', 'image_only')]"
 	@echo "prediction file: $(DEMO)/outputs/test_with_label_clip_aug.txt"
+	@echo "report: $(REPORT).html"
 
 test: setup
 	$(BIN)/ruff check .
