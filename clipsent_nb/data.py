@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LABELS', 'ENCODINGS', 'UNKNOWN_TAGS', 'IMAGE_SUFFIXES', 'SHORTEST_COMPARED', 'MOST_BITS', 'FLATTEST', 'SPLIT_COLUMNS',
            'SHARED_WORDS', 'MOOD_WORDS', 'SENTENCES', 'SARCASM', 'Colour', 'SCENES', 'MODES', 'OPPOSITE', 'WRONG_TAGS',
-           'SAMPLE_SHARES', 'PICTURE_SHAPES', 'TWIN_KINDS', 'ClipsentError', 'listed', 'atomic_write', 'write_csv',
-           'read_text', 'open_image', 'read_list', 'Audit', 'check_list', 'files_by_guid', 'find_pairs', 'digest',
-           'normalised_text', 'perceptual_hash', 'inspect_post', 'inspect_posts', 'duplicate_groups', 'close_hashes',
-           'class_quotas', 'assign_parts', 'read_split', 'load_posts', 'SplitReport', 'describe_groups', 'make_splits',
-           'write_folds', 'mood_text', 'dress_text', 'tone', 'Canvas', 'paint_meadow', 'paint_balloons',
+           'SAMPLE_SHARES', 'PICTURE_SHAPES', 'TWIN_KINDS', 'ClipsentError', 'first_line', 'listed', 'atomic_write',
+           'write_csv', 'read_text', 'open_image', 'read_list', 'Audit', 'check_list', 'files_by_guid', 'find_pairs',
+           'digest', 'normalised_text', 'perceptual_hash', 'inspect_post', 'inspect_posts', 'duplicate_groups',
+           'close_hashes', 'class_quotas', 'assign_parts', 'read_split', 'load_posts', 'SplitReport', 'describe_groups',
+           'make_splits', 'write_folds', 'mood_text', 'dress_text', 'tone', 'Canvas', 'paint_meadow', 'paint_balloons',
            'paint_fireworks', 'paint_rain', 'paint_wreck', 'paint_shards', 'paint_face', 'paint_chart', 'paint_notice',
            'paint_street', 'paint_table', 'draw_scene', 'SamplePost', 'bare_words', 'original_post', 'twin_post',
            'sample_posts', 'picture_bytes', 'write_sample']
@@ -41,6 +41,11 @@ LABELS = ("negative", "neutral", "positive")
 # %% ../nbs/00_data.ipynb #3413d491
 class ClipsentError(Exception):
     "Input or a setting is unusable; the message names the file, row or flag and says what to do."
+
+# %% ../nbs/00_data.ipynb #f3b4d562
+def first_line(error: Exception) -> str:
+    "The first line of an error's text, or its type if it has no text."
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 # %% ../nbs/00_data.ipynb #149727e3
 def listed(
@@ -147,7 +152,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 # %% ../nbs/00_data.ipynb #1fb6b112
 UNKNOWN_TAGS = ("", "null", "none", "nan")
 
-# %% ../nbs/00_data.ipynb #baecd89e
+# %% ../nbs/00_data.ipynb #c7459230
 def read_list(path: Path | str) -> pd.DataFrame:
     """Read `guid,tag` lines in any of the usual spellings to columns guid, label ("" when unknown) and line.
 
@@ -166,8 +171,8 @@ def read_list(path: Path | str) -> pd.DataFrame:
         if len(cells) != 2:
             raise ClipsentError(f"{path}, line {number}: {line!r} is not 'guid,tag'")
         rows.append((cells[0], "" if cells[1].lower() in UNKNOWN_TAGS else cells[1].lower(), number))
-    if not rows:
-        raise ClipsentError(f"{path}: no rows; it should hold lines like 'guid,tag'")
+    if not lines:
+        raise ClipsentError(f"{path}: empty; it should hold lines like 'guid,tag'")
     return pd.DataFrame(rows, columns=["guid", "label", "line"])
 
 # %% ../nbs/00_data.ipynb #96376a08
@@ -354,22 +359,30 @@ def close_hashes(hashes: np.ndarray) -> np.ndarray:
         found.append(np.stack([np.full(len(later), positions[i]), positions[later]]))
     return np.concatenate(found, axis=1)
 
-# %% ../nbs/00_data.ipynb #0b0d9753
+# %% ../nbs/00_data.ipynb #679dfa5e
 def class_quotas(
     counts: np.ndarray,  # Rows of each class [C]
     shares: Sequence[float],  # The share of each part; they sum to 1
 ) -> np.ndarray:
-    "Rows of each class in each part [parts, C]: rounded so that every class is used up and every part has its size."
-    shares = np.asarray(shares)
-    exact = np.outer(shares, counts)
-    quotas = np.floor(exact).astype(int)
-    wanted = np.floor(np.cumsum(shares) * counts.sum() + 0.5).astype(int)
-    sizes = np.diff(wanted, prepend=0)
-    while (left := counts - quotas.sum(axis=0)).any():
-        short = sizes - quotas.sum(axis=1)
-        gap = np.where((left > 0) & (short > 0)[:, None], exact - quotas, -np.inf)
-        quotas[np.unravel_index(gap.argmax(), gap.shape)] += 1
-    return quotas
+    """Rows of each class in each part [parts, C]: every row is used, and each number is the exact share rounded up or down.
+
+    Controlled rounding: Cox 1987, A Constructive Procedure for Unbiased Controlled Rounding.
+    """
+    from scipy.optimize import linprog
+
+    exact = np.outer(shares, counts).round(9)
+    sizes = exact.sum(axis=1).round(9)
+    of_part = np.kron(np.eye(len(exact)), np.ones(len(counts)))
+    solution = linprog(
+        (np.floor(exact) - exact).ravel(),
+        A_eq=np.tile(np.eye(len(counts)), len(exact)),
+        b_eq=counts,
+        A_ub=np.vstack([of_part, -of_part]),
+        b_ub=np.concatenate([np.ceil(sizes), -np.floor(sizes)]),
+        bounds=np.stack([np.floor(exact).ravel(), np.ceil(exact).ravel()], axis=1),
+        method="highs-ds",
+    )
+    return solution.x.round().astype(int).reshape(exact.shape)
 
 # %% ../nbs/00_data.ipynb #529329f3
 def assign_parts(
@@ -422,7 +435,7 @@ def read_split(path: Path | str) -> pd.DataFrame:
         raise ClipsentError(f"{path}: no rows")
     return table if "group" in table else table.assign(group=table.guid)
 
-# %% ../nbs/00_data.ipynb #9bf9e5dd
+# %% ../nbs/00_data.ipynb #2463b0e5
 def load_posts(
     data_root: Path,  # Holds data/, train.txt and test_without_label.txt
     audit: Audit,  # Receives what could not be used
@@ -447,14 +460,13 @@ def load_posts(
         audit.add(guid, f"data/{(files[guid]['text'] + files[guid]['image'])[0]}", "in neither list", "left out")
     posts = inspect_posts(pd.concat(pairs, ignore_index=True), data_root, audit, progress)
     if not (posts.split == "train").any():
-        raise ClipsentError(f"{data_root / 'train.txt'}: none of its posts can be used; {_first_problem(audit)}")
+        raise ClipsentError(f"{data_root / 'train.txt'}: none of its posts can be used{_first_problem(audit)}")
     return posts.assign(group=duplicate_groups(posts))
 
-# %% ../nbs/00_data.ipynb #c0402d23
+# %% ../nbs/00_data.ipynb #167c73b1
 def _first_problem(audit: Audit) -> str:
-    "The first entry of an audit as a clause."
-    guid, file, problem, _ = audit.rows[0]
-    return f"the first: {file} of guid {guid}: {problem}"
+    "The first entry of an audit as a clause, or nothing."
+    return "; the first, guid {0}: {1}: {2}".format(*audit.rows[0]) if audit.rows else ""
 
 # %% ../nbs/00_data.ipynb #efb2825a
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ __all__ = ['START', 'END', 'TINY_IMAGE_SIZE', 'ENCODER_FILES', 'WAITS', 'HeadVar
            'image_features', 'layers', 'Gate', 'SentimentHead', 'DualEncoderClassifier', 'tower_of', 'trainable_names',
            'set_trainable', 'parameter_counts', 'save_weights', 'read_weights', 'load_exact']
 
-# %% ../nbs/02_model.ipynb #66f9bb25
+# %% ../nbs/02_model.ipynb #b381fbc5
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from .data import LABELS, ClipsentError, atomic_write, listed, sample_posts, write_sample
+from .data import LABELS, ClipsentError, atomic_write, first_line, listed, sample_posts, write_sample
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
@@ -175,7 +176,7 @@ def _from_cache(name: str, weights: bool, download: Callable[..., str]) -> Path 
     stored = any(folder.glob("*.safetensors")) or (folder / "pytorch_model.bin").is_file()
     return folder if complete and (stored or not weights) else None
 
-# %% ../nbs/02_model.ipynb #034a06e7
+# %% ../nbs/02_model.ipynb #ce152c5d
 def _from_hub(name: str, offline: bool, weights: bool, download: Callable[..., str]) -> Path:
     "Download a hub model, waiting between the tries."
     import httpx
@@ -194,16 +195,15 @@ def _from_hub(name: str, offline: bool, weights: bool, download: Callable[..., s
                 f"--model-name {name}: neither a folder nor a model on the hub; check the name"
             ) from error
         except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+            reason = type(error.__cause__ or error).__name__
             if wait is None:
-                reason = f"{type(error).__name__}, {len(WAITS) + 1} tries"
-                raise ClipsentError(
-                    f"--model-name {name}: cannot be fetched from the hub ({reason}); {hint}"
-                ) from error
-            print(f"{name}: {type(error).__name__}; next try in {wait} s", flush=True)
+                tries = f"{reason}, {len(WAITS) + 1} tries"
+                raise ClipsentError(f"--model-name {name}: cannot be fetched from the hub ({tries}); {hint}") from error
+            print(f"{name}: the hub does not answer ({reason}); next try in {wait} s", file=sys.stderr, flush=True)
             time.sleep(wait)
     raise AssertionError("unreachable")
 
-# %% ../nbs/02_model.ipynb #da78cb3b
+# %% ../nbs/02_model.ipynb #42b67684
 def load_encoder(
     folder: Path,  # From `fetch_encoder`
     weights: bool = True,  # False: the architecture with random weights, to be filled by `load_exact`
@@ -220,7 +220,7 @@ def load_encoder(
     try:
         encoder, found = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ClipsentError(f"--model-name {folder}: cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise ClipsentError(f"--model-name {folder}: cannot be loaded ({first_line(error)})") from error
     if found["missing_keys"]:
         raise ClipsentError(f"--model-name {folder}: its file has no {listed(sorted(found['missing_keys']))}")
     return _checked_dual(encoder, folder)
@@ -231,7 +231,7 @@ def _checked_dual(encoder: nn.Module, folder: Path) -> nn.Module:
         raise ClipsentError(f"--model-name {folder}: {type(encoder).__name__} does not encode both pictures and texts")
     return encoder
 
-# %% ../nbs/02_model.ipynb #ffd8ff9a
+# %% ../nbs/02_model.ipynb #a53d49ea
 def load_processors(folder: Path) -> tuple:
     """The tokenizer and the image processor in a folder; the tokenizer cuts texts where the encoder's positions end.
 
@@ -244,7 +244,7 @@ def load_processors(folder: Path) -> tuple:
         tokenizer, image_processor = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
         positions = AutoConfig.from_pretrained(folder).text_config.max_position_embeddings
     except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ClipsentError(
             f"--model-name {folder}: tokenizer or image processor cannot be loaded ({reason})"
         ) from error
@@ -420,7 +420,7 @@ def save_weights(
     with atomic_write(path, "wb") as file:
         torch.save({"model_state": model.state_dict(), "config": dict(config)}, file)
 
-# %% ../nbs/02_model.ipynb #d9b04bb6
+# %% ../nbs/02_model.ipynb #d3b4696a
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The model state and the configuration in a file written by `save_weights`.
 
@@ -435,7 +435,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     except pickle.UnpicklingError as error:
         raise ClipsentError(f"--weights {path}: holds more than weights, so it was not loaded") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ClipsentError(f"--weights {path}: damaged or no weights file ({str(error).splitlines()[0]})") from error
+        raise ClipsentError(f"--weights {path}: damaged or no weights file ({first_line(error)})") from error
     if not isinstance(content, dict) or not {"model_state", "config"} <= content.keys():
         raise ClipsentError(f"--weights {path}: was not written by clipsent; it has no model_state and config")
     return content["model_state"], content["config"]

@@ -27,7 +27,7 @@ from clipsent_nb.model import (
 )
 from .train import find_device, predict_probabilities, prediction_table, use_bf16
 
-# %% ../nbs/11_predict.ipynb #56d89631
+# %% ../nbs/11_predict.ipynb #3b5cc00d
 @dataclass
 class Classifier:
     "A trained model that reads posts."
@@ -59,8 +59,8 @@ class Classifier:
         model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         load_exact(model, state, weights)
         device = find_device()
-        model.to(device).eval()
-        return cls(model, *load_processors(encoder), config, device, use_bf16(str(config["precision"]), device))
+        bf16 = use_bf16(str(config["precision"]), device)
+        return cls(model.to(device).eval(), *load_processors(encoder), config, device, bf16)
 
     def predict(
         self,
@@ -81,7 +81,7 @@ class Classifier:
         "Class probabilities [N, 3] of prepared posts."
         return predict_probabilities(self.model, inputs, self.device, self.bf16, progress, batch_size)
 
-# %% ../nbs/11_predict.ipynb #96e40492
+# %% ../nbs/11_predict.ipynb #27258a65
 def read_test_pairs(
     data_root: Path,  # Holds data/
     test_file: Path,  # Lines like 'guid,null'
@@ -91,6 +91,8 @@ def read_test_pairs(
     Raises ClipsentError that names the guids whose text or picture is missing.
     """
     rows, audit = read_list(test_file).assign(label=""), Audit([])
+    if rows.empty:
+        raise ClipsentError(f"{test_file}: no posts to label")
     pairs = find_pairs(rows, files_by_guid(data_root / "data"), audit)
     missing = [f"{guid} ({problem})" for guid, _, problem, _ in audit.rows if problem.startswith("no ")]
     if missing:

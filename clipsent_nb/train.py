@@ -7,7 +7,7 @@ __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'TrainConfig', 'check_c
            'update', 'learning_rate_factor', 'parameter_groups', 'step_seed', 'find_device', 'use_bf16', 'encode',
            'head_probabilities', 'predict_probabilities', 'RunInputs', 'load_inputs', 'resolved_model', 'copies_across',
            'write_json', 'read_json', 'Run', 'run_lock', 'settle_folder', 'clear_run', 'describe_run', 'git_commit',
-           'Progress', 'Trainer', 'step_logits', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry',
+           'Progress', 'new_model', 'Trainer', 'step_logits', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry',
            'prediction_table', 'finish_run', 'fit', 'say', 'continue_run', 'start_folder', 'train_to_end']
 
 # %% ../nbs/04_train.ipynb #19dbda8f
@@ -347,7 +347,7 @@ def read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"{path}: damaged ({error}); delete the folder to train it again") from error
 
-# %% ../nbs/04_train.ipynb #eeca0fcb
+# %% ../nbs/04_train.ipynb #155646fe
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -374,7 +374,7 @@ class Run:
             f"validation macro-F1 {metrics['best_val_f1_macro']:.4f} (95 % interval {low:.3f} to {high:.3f}), "
             f"accuracy {metrics['best_val_acc']:.4f}, {metrics['val_posts']} posts",
             f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
-            f"{metrics['pairs_per_sec']:.0f} pairs/s",
+            f"{metrics['pairs_per_sec']:.3g} pairs/s",
         ]
         if metrics["leaked"]:
             lines.append("LEAKED: validation posts have copies in train, so this score measures memory")
@@ -491,20 +491,23 @@ class Progress:
         "Epochs since the best one."
         return len(self.history) - 1 - self.best_epoch
 
-# %% ../nbs/04_train.ipynb #b3afe449
+# %% ../nbs/04_train.ipynb #d2d8adc8
+def new_model(config: TrainConfig, encoder: Path) -> DualEncoderClassifier:
+    "The encoder in a folder under a fresh head, whose weights depend on the seed alone."
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return DualEncoderClassifier(
+            load_encoder(encoder), config.head_variant, config.dropout, config.ablate_text, config.ablate_image
+        )
+
+# %% ../nbs/04_train.ipynb #a4eed1e2
 class Trainer:
     "Model, optimizer and progress of one run; `fit` drives it."
 
     def __init__(self, config: TrainConfig, inputs: RunInputs, folder: Path, device: torch.device, bf16: bool) -> None:
         self.config, self.inputs, self.folder, self.device, self.bf16 = config, inputs, folder, device, bf16
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            encoder = load_encoder(inputs.encoder)
-            self.model = DualEncoderClassifier(
-                encoder, config.head_variant, config.dropout, config.ablate_text, config.ablate_image
-            ).to(device)
-        groups = parameter_groups(self.model, config)
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.model = new_model(config, inputs.encoder).to(device)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), fused=True)
         self.steps_per_epoch = math.ceil(len(inputs.train) / config.batch_size)
         total = self.steps_per_epoch * config.epochs
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -177,3 +177,30 @@ def test_history_has_the_promised_columns(config):
     assert json.loads((run.folder / "config.json").read_text())["head_variant"] == "ln"
     promised = ["guid", "true_label", "pred_label", "confidence", "p_negative", "p_neutral", "p_positive"]
     assert run.predictions.columns.tolist() == promised
+
+
+def test_early_stop_counts_epochs_without_a_better_score(config):
+    run = fit(replace(config, epochs=30, early_stop=2), progress=False)
+    assert run.metrics["epochs"] == run.metrics["best_epoch"] + 2 < 30
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", "cb", "combo"])
+@pytest.mark.parametrize("head_variant", ["base", "gated"])
+def test_every_loss_and_precision_trains(config, loss, head_variant):
+    run = fit(replace(config, epochs=1, loss=loss, head_variant=head_variant, precision="bf16"), progress=False)
+    assert run.config["computed_in"] == "bf16"
+    assert 0 < run.history.train_loss[0] < 5
+
+
+def test_changed_post_does_not_continue(config, root, tmp_path, monkeypatch):
+    copy = make_sample(tmp_path / "posts")
+    make_splits(copy, val_ratio=0.2, progress=False)
+    config = replace(config, project_root=copy, output_dir=Path("run"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 1, 3)
+        fit(config, progress=False)
+    text = copy / pd.read_csv(copy / "outputs/splits/train.csv").text_path[0]
+    text.write_text("something else altogether")
+    with pytest.raises(ClipsentError, match="posts were changed"):
+        fit(config, progress=False)
+    assert fit(replace(config, resume=False), progress=False).metrics["epochs"] == 3
