@@ -463,10 +463,10 @@ def load_posts(
         raise ClipsentError(f"{data_root / 'train.txt'}: none of its posts can be used{_first_problem(audit)}")
     return posts.assign(group=duplicate_groups(posts))
 
-# %% ../nbs/00_data.ipynb #167c73b1
+# %% ../nbs/00_data.ipynb #f08bb07e
 def _first_problem(audit: Audit) -> str:
     "The first entry of an audit as a clause, or nothing."
-    return "; the first, guid {0}: {1}: {2}".format(*audit.rows[0]) if audit.rows else ""
+    return "; the first, guid {}: {}: {}".format(*audit.rows[0]) if audit.rows else ""
 
 # %% ../nbs/00_data.ipynb #efb2825a
 @dataclass(frozen=True)
