@@ -397,7 +397,7 @@ def worker_count(workers: int | None) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(available, 16)
 
-# %% ../nbs/01_inputs.ipynb #3f6d5296
+# %% ../nbs/01_inputs.ipynb #9d9335ad
 class PixelStore:
     "Rows of pixels in a file, and the index that says which picture each row is."
 
@@ -429,8 +429,9 @@ class PixelStore:
         "Write rows behind the committed ones, then the index that counts them. Call it under the lock."
         path = self.folder / "pixels.u8"
         with open(path, "r+b" if path.exists() else "w+b") as store:
-            store.truncate(len(self.digests) * self.row_bytes)
-            store.seek(0, os.SEEK_END)
+            store.seek(
+                len(self.digests) * self.row_bytes
+            )  # over what a killed process left; nothing is cut, for others may map it
             store.writelines(np.ascontiguousarray(row).data for row in rows)
             store.flush()
             os.fsync(store.fileno())
