@@ -468,13 +468,13 @@ def _first_problem(audit: Audit) -> str:
     "The first entry of an audit as a clause, or nothing."
     return "; the first, guid {}: {}: {}".format(*audit.rows[0]) if audit.rows else ""
 
-# %% ../nbs/00_data.ipynb #efb2825a
+# %% ../nbs/00_data.ipynb #3775d0b3
 @dataclass(frozen=True)
 class SplitReport:
     "What `make_splits` found and wrote; `print` it."
 
     classes: pd.DataFrame  # posts per split and label
-    duplicates: pd.DataFrame  # one row per group of two or more: group, posts, labels, splits
+    duplicates: pd.DataFrame  # one row per group of two or more: group, posts, labels, splits, guids
     audit: pd.DataFrame  # guid, file, problem, done
     encodings: dict[str, int]  # posts per text encoding
     folder: Path  # where the split files are
@@ -496,29 +496,27 @@ class SplitReport:
             self.classes.to_string(),
             f"texts: {encodings}",
             f"near-duplicates: {len(self.duplicates)} groups over {self.duplicates.posts.sum()} posts; "
-            f"{len(self.conflicting)} with conflicting labels, {len(self.twins)} across labelled posts and test",
+            f"{len(self.conflicting)} with conflicting labels, {len(self.twins)} across labelled posts and test"
+            f"\n  named in {self.folder.parent / 'duplicates.csv'}",
             f"audit: {len(self.audit)} entries" + "".join(f"\n  {count:5} {name}" for name, count in problems.items()),
+            f"  named in {self.folder.parent / 'audit.csv'}",
             f"written to {self.folder}",
         ]
         return "\n".join(lines)
 
-# %% ../nbs/00_data.ipynb #2e75f1ef
+# %% ../nbs/00_data.ipynb #cc9b10cf
 def describe_groups(posts: pd.DataFrame) -> pd.DataFrame:
-    "One row per group of two or more posts: group, posts, labels and splits (joined by /)."
+    "One row per group of two or more posts: group, posts, labels and splits (joined by /), guids."
 
     def joined(values: pd.Series) -> str:
         return "/".join(sorted(set(values) - {""}))
 
     copies = posts[posts.group.duplicated(keep=False)]
-    if copies.empty:
-        return pd.DataFrame(
-            {"group": [], "posts": np.empty(0, int), "labels": np.empty(0, str), "splits": np.empty(0, str)}
-        )
     grouped = copies.groupby("group", sort=False)
-    table = grouped.agg(posts=("guid", "size"), labels=("label", joined), splits=("split", joined))
-    return table.reset_index()
+    columns = {"labels": ("label", joined), "splits": ("split", joined), "guids": ("guid", " ".join)}
+    return grouped.agg(posts=("guid", "size"), **columns).reset_index()
 
-# %% ../nbs/00_data.ipynb #6ebbfda0
+# %% ../nbs/00_data.ipynb #815f4c06
 def make_splits(
     project_root: Path = Path("."),  # Holds outputs/, and the raw data unless data_root says otherwise
     data_root: Path | None = None,  # Holds data/, train.txt and test_without_label.txt; default: project_root
@@ -527,7 +525,7 @@ def make_splits(
     folds: int = 0,  # Also cut train into this many folds, each once the validation part; 0: none
     progress: bool = True,  # Whether to show a bar
 ) -> SplitReport:
-    """Write outputs/splits/{train,val,test}.csv and outputs/audit.csv; copies of a post never straddle train and val.
+    """Write outputs/splits/{train,val,test}.csv, audit.csv and duplicates.csv; copies never straddle train and val.
 
     Raises ClipsentError if the raw data cannot be found or a setting is out of range.
     """
@@ -549,9 +547,9 @@ def make_splits(
     classes = pd.crosstab(posts.split, posts.label.replace("", "unlabelled")).rename_axis(index=None, columns=None)
     classes = classes.reindex(index=["train", "val", "test"], columns=[*LABELS, "unlabelled"], fill_value=0)
     encodings = posts.encoding.value_counts().to_dict()
-    return SplitReport(
-        classes.assign(all=classes.sum(axis=1)), describe_groups(posts), audit.table(), encodings, folder
-    )
+    duplicates = describe_groups(posts)
+    write_csv(duplicates, folder.parent / "duplicates.csv")
+    return SplitReport(classes.assign(all=classes.sum(axis=1)), duplicates, audit.table(), encodings, folder)
 
 # %% ../nbs/00_data.ipynb #fbd01189
 def write_folds(

@@ -72,7 +72,9 @@ def test_labels_with_trouble_are_audited(tmp_path):
 def test_a_folder_without_test_list_is_fine(tmp_path):
     root = write_posts(tmp_path / "posts", forty())
     (root / "test_without_label.txt").unlink()
-    assert make_splits(root, progress=False).classes.loc["test", "all"] == 0
+    report = make_splits(root, progress=False)
+    assert report.classes.loc["test", "all"] == 0
+    assert "0 groups over 0 posts; 0 with conflicting labels, 0 across" in str(report)
 
 
 def test_path_with_blanks_and_accents(tmp_path):
