@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Command', 'overview', 'with_help', 'parse_and_call', 'main']
 
-# %% ../nbs/cli.ipynb #242dd6dc
+# %% ../nbs/cli.ipynb #353c0d56
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def parse_and_call(name: str, arguments: Sequence[str]) -> object:
         config=tuple(config),
     )
 
-# %% ../nbs/cli.ipynb #68f6b6b6
+# %% ../nbs/cli.ipynb #88614852
 def main(arguments: Sequence[str] | None = None) -> int:
     "Run `clipsent` with the given arguments, or those of the process; returns the exit code."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -112,8 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClipsentError as error:
         print(f"clipsent {name}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"clipsent {name}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(f"clipsent {name}: stopped; the same command continues where it can", file=sys.stderr)
+        print(f"clipsent {name}: stopped; the same command continues from the last saved state", file=sys.stderr)
         return 130
     return 0
 

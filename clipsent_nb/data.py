@@ -215,14 +215,15 @@ def check_list(
 # %% ../nbs/00_data.ipynb #5131c8cc
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# %% ../nbs/00_data.ipynb #7ab5f84b
+# %% ../nbs/00_data.ipynb #1c838701
 def files_by_guid(data_folder: Path) -> dict[str, dict[str, list[str]]]:
     """The files of each post: guid -> {"text": [name], "image": [name, ...]}, pictures in the order of `IMAGE_SUFFIXES`.
 
     Raises ClipsentError if the folder does not exist.
     """
     if not data_folder.is_dir():
-        raise ClipsentError(f"{data_folder}: no such folder; it should hold <guid>.txt and <guid>.jpg files")
+        place = data_folder.resolve()
+        raise ClipsentError(f"{place}: no such folder for <guid>.txt and <guid>.jpg; set --data-root or --project-root")
     found: dict[str, dict[str, list[str]]] = {}
     for name in sorted(os.listdir(data_folder)):
         stem, suffix = os.path.splitext(name)
@@ -435,7 +436,7 @@ def read_split(path: Path | str) -> pd.DataFrame:
         raise ClipsentError(f"{path}: no rows")
     return table if "group" in table else table.assign(group=table.guid)
 
-# %% ../nbs/00_data.ipynb #2463b0e5
+# %% ../nbs/00_data.ipynb #3e8915a3
 def load_posts(
     data_root: Path,  # Holds data/, train.txt and test_without_label.txt
     audit: Audit,  # Receives what could not be used
@@ -456,6 +457,9 @@ def load_posts(
         rows = check_list(rows, name, audit, labelled=split == "train")
         rows = rows if split == "train" else rows.assign(label="")
         pairs.append(find_pairs(rows, files, audit).assign(split=split))
+    labelled = set(pairs[0].guid)
+    for guid in (guid for pair in pairs[1:] for guid in pair.guid if guid in labelled):
+        audit.add(guid, f"data/{guid}.txt", "in both lists", "kept in both; its label is known")
     for guid in sorted(set(files) - named):
         audit.add(guid, f"data/{(files[guid]['text'] + files[guid]['image'])[0]}", "in neither list", "left out")
     posts = inspect_posts(pd.concat(pairs, ignore_index=True), data_root, audit, progress)
@@ -468,7 +472,7 @@ def _first_problem(audit: Audit) -> str:
     "The first entry of an audit as a clause, or nothing."
     return "; the first, guid {}: {}: {}".format(*audit.rows[0]) if audit.rows else ""
 
-# %% ../nbs/00_data.ipynb #3775d0b3
+# %% ../nbs/00_data.ipynb #efd3986d
 @dataclass(frozen=True)
 class SplitReport:
     "What `make_splits` found and wrote; `print` it."
@@ -502,6 +506,10 @@ class SplitReport:
             f"  named in {self.folder.parent / 'audit.csv'}",
             f"written to {self.folder}",
         ]
+        absent = [
+            (split, label) for split in ("train", "val") for label in LABELS if not self.classes.loc[split, label]
+        ]
+        lines += [f"warning: no {label} post in {split}" for split, label in absent]
         return "\n".join(lines)
 
 # %% ../nbs/00_data.ipynb #cc9b10cf
@@ -516,7 +524,7 @@ def describe_groups(posts: pd.DataFrame) -> pd.DataFrame:
     columns = {"labels": ("label", joined), "splits": ("split", joined), "guids": ("guid", " ".join)}
     return grouped.agg(posts=("guid", "size"), **columns).reset_index()
 
-# %% ../nbs/00_data.ipynb #815f4c06
+# %% ../nbs/00_data.ipynb #8d35f95a
 def make_splits(
     project_root: Path = Path("."),  # Holds outputs/, and the raw data unless data_root says otherwise
     data_root: Path | None = None,  # Holds data/, train.txt and test_without_label.txt; default: project_root
@@ -531,6 +539,8 @@ def make_splits(
     """
     if not 0 < val_ratio < 1:
         raise ClipsentError(f"--val-ratio {val_ratio}: must lie between 0 and 1")
+    if seed < 0:
+        raise ClipsentError(f"--seed {seed}: must be 0 or more")
     if folds < 0 or folds == 1:
         raise ClipsentError(f"--folds {folds}: must be 0 or at least 2")
     audit = Audit([])

@@ -35,7 +35,7 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-# %% ../nbs/02_model.ipynb #46a15440
+# %% ../nbs/02_model.ipynb #d7acfeaf
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -53,6 +53,7 @@ def learn_merges(
         vocab_size=512 + count,
         min_frequency=2,
         initial_alphabet=sorted(ByteLevel.alphabet()),
+        special_tokens=[byte + "</w>" for byte in sorted(ByteLevel.alphabet())],  # fixes their ids, which break ties
         end_of_word_suffix="</w>",
         show_progress=False,
     )
@@ -111,7 +112,7 @@ def tiny_clip(
         part.save_pretrained(directory)
     return Path(directory)
 
-# %% ../nbs/02_model.ipynb #b69262c3
+# %% ../nbs/02_model.ipynb #dbb4cdd8
 def make_sample(
     directory: Path,  # Receives data/, train.txt, test_without_label.txt and tiny_clip/
 ) -> Path:
@@ -123,8 +124,9 @@ def make_sample(
     try:
         write_sample(scratch)
         tiny_clip(scratch / "tiny_clip")
-        own = directory / "train.txt"
-        if own.exists() and own.read_bytes() != (scratch / "train.txt").read_bytes():
+        own, drawn = directory / "train.txt", {path.name for path in (scratch / "data").iterdir()}
+        foreign = [path for path in directory.glob("data/*") if path.name not in drawn]
+        if foreign or (own.exists() and own.read_bytes() != (scratch / "train.txt").read_bytes()):
             raise ClipsentError(f"{directory}: holds other posts already; choose an empty folder")
         shutil.copytree(scratch, directory, dirs_exist_ok=True)
     finally:
@@ -420,7 +422,7 @@ def save_weights(
     with atomic_write(path, "wb") as file:
         torch.save({"model_state": model.state_dict(), "config": dict(config)}, file)
 
-# %% ../nbs/02_model.ipynb #d3b4696a
+# %% ../nbs/02_model.ipynb #626bca67
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The model state and the configuration in a file written by `save_weights`.
 
@@ -429,13 +431,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     import pickle
 
     if not Path(path).is_file():
-        raise ClipsentError(f"--weights {path}: no such file; a finished run has one named best.pt")
+        raise ClipsentError(f"--weights {path}: no such file; relative paths start at --project-root")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ClipsentError(f"--weights {path}: holds more than weights, so it was not loaded") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ClipsentError(f"--weights {path}: damaged or no weights file ({first_line(error)})") from error
+        hint = "if a run wrote it, repeat the run with --overwrite"
+        raise ClipsentError(f"--weights {path}: damaged, or no weights file; {hint}") from error
+    if isinstance(content, dict) and "progress" in content:
+        raise ClipsentError(f"--weights {path}: the state of an interrupted run; its best weights are in best.pt")
     if not isinstance(content, dict) or not {"model_state", "config"} <= content.keys():
         raise ClipsentError(f"--weights {path}: was not written by clipsent; it has no model_state and config")
     return content["model_state"], content["config"]

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'TrainConfig', 'check_config', 'under_root', 'plain_config', 'identity',
-           'update', 'learning_rate_factor', 'parameter_groups', 'step_seed', 'find_device', 'use_bf16', 'encode',
-           'head_probabilities', 'predict_probabilities', 'RunInputs', 'load_inputs', 'resolved_model', 'copies_across',
-           'write_json', 'read_json', 'Run', 'run_lock', 'settle_folder', 'clear_run', 'describe_run', 'git_commit',
-           'Progress', 'new_model', 'Trainer', 'step_logits', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry',
-           'prediction_table', 'finish_run', 'fit', 'say', 'continue_run', 'start_folder', 'train_to_end']
+           'resolved_model', 'model_digest', 'update', 'learning_rate_factor', 'parameter_groups', 'step_seed',
+           'find_device', 'use_bf16', 'encode', 'head_probabilities', 'predict_probabilities', 'RunInputs',
+           'load_inputs', 'copies_across', 'write_json', 'read_json', 'Run', 'run_lock', 'settle_folder', 'clear_run',
+           'describe_run', 'git_commit', 'Progress', 'new_model', 'Trainer', 'step_logits', 'set_mode', 'train_epoch',
+           'finish_epoch', 'epoch_entry', 'prediction_table', 'finish_run', 'fit', 'say', 'continue_run',
+           'start_folder', 'train_to_end']
 
-# %% ../nbs/04_train.ipynb #19dbda8f
+# %% ../nbs/04_train.ipynb #5daaf445
 import json
 import math
 import platform
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,7 +49,7 @@ from clipsent_nb.model import (
 )
 from .objective import LossName, bootstrap_interval, make_loss, score
 
-# %% ../nbs/04_train.ipynb #b614912b
+# %% ../nbs/04_train.ipynb #1c2f85c0
 @dataclass(frozen=True)
 class TrainConfig:
     "Settings of one training run; relative paths are relative to the project root."
@@ -55,9 +57,9 @@ class TrainConfig:
     # Where things are
     project_root: Path = Path(".")  # Holds outputs/, and the raw data unless --data-root says otherwise
     data_root: Path | None = None  # What the paths in split files are relative to; default: the project root
-    train_csv: Path = Path("outputs/splits/train.csv")  # Posts to train on
+    train_csv: Path = Path("outputs/splits/train.csv")  # Posts to train on; relative to the project root
     val_csv: Path = Path("outputs/splits/val.csv")  # Posts to validate on; they choose the best epoch
-    output_dir: Path = Path("outputs/optimize/clip")  # The run folder
+    output_dir: Path = Path("outputs/optimize/clip")  # The run folder; relative to the project root
     model_name: str = "openai/clip-vit-base-patch32"  # A folder in save_pretrained layout, or a model on the hub
     offline: bool = False  # Never touch the network
     # Model
@@ -98,10 +100,10 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # Of the arithmetic; auto: bf16 on GPUs that support it
     num_workers: int = 0  # Threads that decode pictures when the cache is built; 0: one per processor
     save_minutes: float = 10.0  # A state to resume from is saved at every epoch's end and this often between
-    resume: bool = True  # Continue an interrupted run; otherwise start it anew
+    resume: bool = True  # Continue an interrupted run; otherwise start it anew (a finished one needs --overwrite)
     overwrite: bool = False  # Replace a finished run, or one with other settings
 
-# %% ../nbs/04_train.ipynb #0632e4ed
+# %% ../nbs/04_train.ipynb #cc9eaab3
 def check_config(config: TrainConfig) -> None:
     "Raise ClipsentError that names the first flag whose value cannot work."
     requirements = {
@@ -116,6 +118,7 @@ def check_config(config: TrainConfig) -> None:
         "dropout": (0 <= config.dropout < 1, "at least 0 and below 1"),
         "warmup_ratio": (0 <= config.warmup_ratio <= 1, "between 0 and 1"),
         "max_grad_norm": (config.max_grad_norm > 0, "above 0"),
+        "seed": (config.seed >= 0, "0 or more"),
         "num_workers": (config.num_workers >= 0, "0 or more"),
         "save_minutes": (config.save_minutes >= 0, "0 or more"),
     }
@@ -139,19 +142,38 @@ def plain_config(config: TrainConfig) -> dict[str, object]:
     values = asdict(config)
     return {name: json.loads(json.dumps(value, default=lambda path: path.as_posix())) for name, value in values.items()}
 
-# %% ../nbs/04_train.ipynb #6bdcec17
+# %% ../nbs/04_train.ipynb #10a997b1
 def identity(config: TrainConfig) -> dict[str, object]:
-    """What decides the numbers of a run: settings and content of the split files.
+    """What decides the numbers of a run: settings, and the content of the split files and of a local model.
 
     Raises ClipsentError if a split file is missing.
     """
     values = {name: value for name, value in plain_config(config).items() if name not in CARRIED_OUT}
+    folder = resolved_model(config)
+    if isinstance(folder, Path):
+        values["model_name"] = model_digest(folder)
     for name in ("train_csv", "val_csv"):
         path = under_root(config, getattr(config, name))
         if not path.is_file():
             raise ClipsentError(f"--{name.replace('_', '-')} {path}: no such file; `clipsent splits` writes it")
-        values[f"{name}_digest"] = digest(path.read_bytes())
+        values[f"content of {name}"] = digest(path.read_bytes())
     return values
+
+# %% ../nbs/04_train.ipynb #c6d7dda0
+def resolved_model(config: TrainConfig) -> str | Path:
+    "The model's folder, under the project root or where the name says, or the name of a model on the hub."
+    for folder in (under_root(config, Path(config.model_name).expanduser()), Path(config.model_name).expanduser()):
+        if folder.is_dir():
+            return folder
+    return config.model_name
+
+# %% ../nbs/04_train.ipynb #d698a4c1
+def model_digest(folder: Path) -> str:
+    "A digest of a model folder, wherever it lies: content of the small files, names and sizes of the weights."
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    small = [path.read_bytes() for path in files if path.suffix in (".json", ".txt")]
+    sizes = [f"{path.name} {path.stat().st_size}".encode() for path in files]
+    return "folder " + digest(b"\n".join([*sizes, *small]))
 
 # %% ../nbs/04_train.ipynb #ce9686c4
 def update(
@@ -314,12 +336,6 @@ def load_inputs(config: TrainConfig, progress: bool = True) -> RunInputs:
     train, val = (PairInputs.build(s, *arguments, workers=workers, progress=progress) for s in splits.values())
     return RunInputs(encoder, tokenizer, image_processor, train, val, copies_across(*splits.values()))
 
-# %% ../nbs/04_train.ipynb #6fb7d17c
-def resolved_model(config: TrainConfig) -> str | Path:
-    "The model's folder under the project root if there is one, else its name as given."
-    folder = under_root(config, Path(config.model_name).expanduser())
-    return folder if folder.is_dir() else config.model_name
-
 # %% ../nbs/04_train.ipynb #308f0a0f
 def copies_across(train: pd.DataFrame, val: pd.DataFrame) -> list[str]:
     "Guids of validation posts that stand in train too, themselves or as another member of their group."
@@ -347,7 +363,7 @@ def read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"{path}: damaged ({error}); delete the folder to train it again") from error
 
-# %% ../nbs/04_train.ipynb #155646fe
+# %% ../nbs/04_train.ipynb #f0c09e61
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -355,9 +371,10 @@ class Run:
     folder: Path  # the run folder
     config: dict[str, object]  # config.json
     metrics: dict[str, object]  # metrics.json
+    found: bool = False  # whether `fit` found it finished and trained nothing
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Run":
+    def load(cls, folder: Path | str, found: bool = False) -> "Run":
         """Read a finished run.
 
         Raises ClipsentError if the folder holds none.
@@ -365,7 +382,7 @@ class Run:
         folder = Path(folder).resolve()
         if not (folder / "metrics.json").is_file():
             raise ClipsentError(f"{folder}: holds no finished run (no metrics.json)")
-        return cls(folder, read_json(folder / "config.json"), read_json(folder / "metrics.json"))
+        return cls(folder, read_json(folder / "config.json"), read_json(folder / "metrics.json"), found)
 
     def __str__(self) -> str:
         metrics = self.metrics
@@ -375,7 +392,10 @@ class Run:
             f"accuracy {metrics['best_val_acc']:.4f}, {metrics['val_posts']} posts",
             f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
             f"{metrics['pairs_per_sec']:.3g} pairs/s",
+            "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS),
         ]
+        if self.found:
+            lines.insert(0, "already complete with these settings; nothing was trained")
         if metrics["leaked"]:
             lines.append("LEAKED: validation posts have copies in train, so this score measures memory")
         return "\n".join([*lines, f"run folder {self.folder}"])
@@ -414,7 +434,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
 
-# %% ../nbs/04_train.ipynb #a66a5659
+# %% ../nbs/04_train.ipynb #27903dc2
 def settle_folder(folder: Path, own: Mapping[str, object], config: TrainConfig) -> bool:
     """Prepare a run folder and say whether the finished run in it is the wanted one.
 
@@ -432,6 +452,8 @@ def settle_folder(folder: Path, own: Mapping[str, object], config: TrainConfig) 
                 "choose another folder, or replace it with --overwrite"
             )
         if finished and not config.overwrite:
+            if not zipfile.is_zipfile(folder / "best.pt"):
+                raise ClipsentError(f"{folder / 'best.pt'}: missing or damaged; train the run again with --overwrite")
             (folder / "last.pt").unlink(missing_ok=True)
             return True
         if finished or differences or not config.resume:
@@ -691,7 +713,7 @@ def finish_run(trainer: Trainer) -> dict[str, object]:
     (trainer.folder / "last.pt").unlink(missing_ok=True)
     return metrics
 
-# %% ../nbs/04_train.ipynb #69328ed6
+# %% ../nbs/04_train.ipynb #f894c8f8
 def fit(
     config: TrainConfig,  # What to do
     progress: bool = True,  # Whether to show bars and a line per epoch
@@ -704,8 +726,7 @@ def fit(
     folder, own = under_root(config, config.output_dir), identity(config)
     with run_lock(folder):
         if settle_folder(folder, own, config):
-            say(progress, f"{folder}: already complete with these settings; nothing to do")
-            return Run.load(folder)
+            return Run.load(folder, found=True)
         device = find_device()
         bf16 = use_bf16(config.precision, device)
         inputs = load_inputs(config, progress)
@@ -731,7 +752,7 @@ def say(progress: bool, message: str) -> None:
     if progress:
         tqdm.write(message)
 
-# %% ../nbs/04_train.ipynb #fb5974e0
+# %% ../nbs/04_train.ipynb #71560bb8
 def continue_run(trainer: Trainer, fingerprint: Mapping[str, str]) -> None:
     """Restore an interrupted run.
 
@@ -739,7 +760,7 @@ def continue_run(trainer: Trainer, fingerprint: Mapping[str, str]) -> None:
     """
     if read_json(trainer.folder / "config.json")["data_fingerprint"] != fingerprint:
         raise ClipsentError(
-            f"--output-dir {trainer.folder}: posts were changed since this run was interrupted; "
+            f"--output-dir {trainer.folder}: posts or tokenizer were changed since this run was interrupted; "
             "start it anew with --no-resume"
         )
     trainer.restore()

@@ -201,6 +201,18 @@ def test_changed_post_does_not_continue(config, root, tmp_path, monkeypatch):
         fit(config, progress=False)
     text = copy / pd.read_csv(copy / "outputs/splits/train.csv").text_path[0]
     text.write_text("something else altogether")
-    with pytest.raises(ClipsentError, match="posts were changed"):
+    with pytest.raises(ClipsentError, match="posts or tokenizer were changed"):
         fit(config, progress=False)
     assert fit(replace(config, resume=False), progress=False).metrics["epochs"] == 3
+
+
+def test_moved_model_is_the_same_run(config, root, tmp_path):
+    import shutil
+
+    fit(replace(config, epochs=1), progress=False)
+    shutil.copytree(root / "tiny_clip", tmp_path / "moved")
+    again = fit(replace(config, epochs=1, model_name=str(tmp_path / "moved")), progress=False)
+    assert again.found and "already complete" in str(again)
+    (again.folder / "best.pt").write_bytes((again.folder / "best.pt").read_bytes()[:1000])
+    with pytest.raises(ClipsentError, match="best.pt: missing or damaged"):
+        fit(replace(config, epochs=1), progress=False)
