@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Command', 'overview', 'with_help', 'parse_and_call', 'main']
 
-# %% ../nbs/cli.ipynb #353c0d56
+# %% ../nbs/cli.ipynb #2b1f88d8
 import difflib
 import importlib
 import inspect
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from .data import ClipsentError
+from .data import ClipsentError, first_line
 
 # %% ../nbs/cli.ipynb #7c883739
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def parse_and_call(name: str, arguments: Sequence[str]) -> object:
         config=tuple(config),
     )
 
-# %% ../nbs/cli.ipynb #88614852
+# %% ../nbs/cli.ipynb #705af3d9
 def main(arguments: Sequence[str] | None = None) -> int:
     "Run `clipsent` with the given arguments, or those of the process; returns the exit code."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -117,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"clipsent {name}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        reason = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
+        print(f"clipsent {name}: error: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"clipsent {name}: stopped; the same command continues from the last saved state", file=sys.stderr)

@@ -67,11 +67,11 @@ def fix_mojibake(text: str) -> str:
 
     return ftfy.fix_text(text, unescape_html=False)
 
-# %% ../nbs/01_inputs.ipynb #f3586868
+# %% ../nbs/01_inputs.ipynb #e6d47e94
 URL = re.compile(
     r"""https?:/*[\w./?=&%#~:@!$*+,;-]*…?                                  # whole, or cut after the colon
-      | \bwww\.[\w./?=&%#~:@!$*+,;-]+…?
-      | \b(?:[a-z\d-]+\.)+(?:com|net|org|ly|co|be|gl|me|it|tv)/[\w./?=&%#~-]+…?   # written without http
+      | (?<![\w.-])www\.[\w./?=&%#~:@!$*+,;-]+…?
+      | (?<![\w.-])(?:[a-z\d-]+\.)+(?:com|net|org|ly|co|be|gl|me|it|tv)/[\w./?=&%#~-]+…?   # written without http
       | (?<!\S)(?:h|htt?|https?)…|(?<!\S)(?:htt|https?)\.\.\.                # cut before the colon
       | (?<!\S)https?\s*$""",
     re.VERBOSE | re.IGNORECASE | re.ASCII,
@@ -109,8 +109,8 @@ def starts_word(
         return i > 1 and (before.islower() or body[:i].isupper() and YEAR.match(body, i) is not None)
     return before.isdigit() and len(after) > 1 and here.islower() and after[:2].isalpha() and after[:2].islower()
 
-# %% ../nbs/01_inputs.ipynb #a6322a79
-HASHTAG = re.compile(r"(?<!&)(?P<glued>(?<=[\w.,;:!?…)/]))?[#＃]+(?:(?!\d+\b)(?P<body>\w+)|(?=…))")
+# %% ../nbs/01_inputs.ipynb #a602dde6
+HASHTAG = re.compile(r"(?<![&#＃])(?P<glued>(?<=[\w.,;:!?…)/]))?[#＃]+(?:(?!\d+\b)(?P<body>\w+)|(?=…))")
 
 
 def split_words(body: str) -> str:
@@ -439,7 +439,7 @@ class PixelStore:
             index.writelines(f"{value}\n" for value in [*self.digests, *digests])
         self.read_index()
 
-# %% ../nbs/01_inputs.ipynb #35372ab4
+# %% ../nbs/01_inputs.ipynb #d1e005a2
 @contextmanager
 def store_lock(
     folder: Path,  # The store
@@ -454,6 +454,8 @@ def store_lock(
     except Timeout:
         print(f"waiting for another process that decodes images into {folder}", file=sys.stderr, flush=True)
         lock.acquire()
+    for abandoned in folder.glob(".index.txt.*.tmp"):  # by a process that was killed
+        abandoned.unlink()
     try:
         yield
     finally:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Classifier', 'read_test_pairs', 'predict_file', 'check_output']
 
-# %% ../nbs/11_predict.ipynb #5abf559f
+# %% ../nbs/11_predict.ipynb #159322e3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,9 @@ from clipsent_nb.model import (
     load_processors,
     read_weights,
 )
-from .train import find_device, predict_probabilities, prediction_table, say, use_bf16
+from .train import bf16_able, find_device, predict_probabilities, prediction_table, say, use_bf16
 
-# %% ../nbs/11_predict.ipynb #949b9892
+# %% ../nbs/11_predict.ipynb #9b526cbd
 @dataclass
 class Classifier:
     "A trained model that reads posts."
@@ -46,7 +46,7 @@ class Classifier:
         model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
         offline: bool = False,  # Never touch the network
     ) -> "Classifier":
-        """Load the best weights of a run.
+        """Load the best weights of a run; a device without bfloat16 computes in float32.
 
         Raises ClipsentError if there are none, they are damaged, or they do not fit the encoder.
         """
@@ -59,7 +59,7 @@ class Classifier:
         model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         load_exact(model, state, weights)
         device = find_device()
-        bf16 = use_bf16(str(config["precision"]), device)
+        bf16 = use_bf16(str(config["precision"]), device) if bf16_able(device) else False
         return cls(model.to(device).eval(), *load_processors(encoder), config, device, bf16)
 
     def predict(
@@ -104,7 +104,7 @@ def read_test_pairs(
         )
     return pairs
 
-# %% ../nbs/11_predict.ipynb #2438f348
+# %% ../nbs/11_predict.ipynb #681a6231
 def predict_file(
     weights: Path,  # A run's best.pt, or the run folder; relative to the project root
     output: Path = Path("outputs/test_with_label_clip_aug.txt"),  # The file to write; relative to the project root
@@ -125,7 +125,7 @@ def predict_file(
     root = Path(data_root or project_root)
     if batch_size < 1:
         raise ClipsentError(f"--batch-size {batch_size}: must be at least 1")
-    check_output(project_root / output, [root / test_file, root / "train.txt"])
+    check_output(project_root / output, [root / test_file, root / "train.txt", project_root / weights], root / "data")
     classifier = Classifier.load(project_root / weights, model_name, offline)
     pairs = read_test_pairs(root, root / test_file)
     inputs = PairInputs.build(
@@ -144,10 +144,10 @@ def predict_file(
     say(progress, f"{len(table)} posts: {counts}")
     return project_root / output
 
-# %% ../nbs/11_predict.ipynb #d2ee4f9a
-def check_output(output: Path, inputs: Sequence[Path]) -> None:
-    "Raise ClipsentError if the output is a folder or would replace an input."
+# %% ../nbs/11_predict.ipynb #95518cbe
+def check_output(output: Path, inputs: Sequence[Path], posts: Path) -> None:
+    "Raise ClipsentError if the output is a folder, lies among the posts, or would replace an input."
     if output.is_dir():
         raise ClipsentError(f"--output {output}: is a folder")
-    if any(output.resolve() == path.resolve() for path in inputs):
+    if posts.resolve() in output.resolve().parents or output.resolve() in [path.resolve() for path in inputs]:
         raise ClipsentError(f"--output {output}: would replace an input file; choose another name")

@@ -1,5 +1,6 @@
 """Splits of awkward folders, and promises that hold for any groups."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipsent_nb.data import LABELS, ClipsentError, assign_parts, class_quotas, make_splits, read_list, read_split
+from clipsent_nb.data import (
+    LABELS,
+    ClipsentError,
+    assign_parts,
+    class_quotas,
+    make_splits,
+    open_image,
+    read_list,
+    read_split,
+)
 
 
 def write_posts(root: Path, rows: list[tuple[str, str]], test: list[str] = ()) -> Path:
@@ -107,3 +117,25 @@ def test_broken_split_file_is_our_error(tmp_path, content):
     (tmp_path / "train.csv").write_bytes(content)
     with pytest.raises(ClipsentError, match="train.csv"):
         read_split(tmp_path / "train.csv")
+
+
+def test_folds_of_an_earlier_call_are_gone(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    make_splits(root, folds=5, progress=False)
+    make_splits(root, folds=3, seed=1, progress=False)
+    assert sorted(path.name for path in (root / "outputs/splits").glob("fold_*")) == ["fold_0", "fold_1", "fold_2"]
+    make_splits(root, progress=False)
+    assert not list((root / "outputs/splits").glob("fold_*"))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=60), st.integers(2, 60))
+def test_any_exif_block_leaves_the_pixels(raw, place):
+    image = Image.new("RGB", (8, 4), "teal")
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    image.save(buffer, "JPEG", exif=block[:place] + raw + block[place:])
+    assert sorted(open_image(buffer).size) == [4, 8]

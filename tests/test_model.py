@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     BertConfig,
     BertModel,
@@ -135,3 +136,22 @@ def test_damaged_weights_are_an_error(tmp_path, damage):
     (tmp_path / "best.pt").write_bytes(damage((tmp_path / "best.pt").read_bytes()))
     with pytest.raises(ClipsentError, match="best.pt"):
         read_weights(tmp_path / "best.pt")
+
+
+def test_siglip_texts_do_not_depend_on_their_batch(tmp_path):
+    from clipsent_nb.inputs import PairInputs
+    from clipsent_nb.model import text_features
+
+    tiny_clip(tmp_path)
+    tokenizer, _ = load_processors(tmp_path)
+    text = {**TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": 24}
+    SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)).save_pretrained(tmp_path)
+    tokenizer, image_processor = load_processors(tmp_path)
+    texts = ["so happy", "a much longer text than the other one"]
+    inputs = PairInputs.from_memory(texts, [Image.new("RGB", (9, 9))] * 2, tokenizer, image_processor, {})
+    encoder = load_encoder(tmp_path).eval()
+    with torch.no_grad():
+        alone, together = (inputs.batch(rows) for rows in ([0], [0, 1]))
+        features = [text_features(encoder, batch["input_ids"], batch["attention_mask"]) for batch in (alone, together)]
+    assert alone["input_ids"].shape == (1, 24) and alone["attention_mask"].all()
+    torch.testing.assert_close(features[0][0], features[1][0])

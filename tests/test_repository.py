@@ -24,7 +24,9 @@ def exported(tmp_path_factory) -> Path:
     for name in ("pyproject.toml", "settings.ini", "setup.py", "README.md"):
         shutil.copy(ROOT / name, copy)
     for name in ("nbs", "clipsent_nb"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("sample", "outputs", "__pycache__", ".*"))
+        shutil.copytree(
+            ROOT / name, copy / name, ignore=shutil.ignore_patterns("sample", "outputs", "__pycache__", ".*")
+        )
     for command in ("nbdev-export", "nbdev-clean"):
         subprocess.run([Path(sys.executable).with_name(command)], cwd=copy, check=True, capture_output=True)
     return copy

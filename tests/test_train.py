@@ -15,7 +15,7 @@ import torch
 
 from clipsent_nb import train
 from clipsent_nb.data import ClipsentError, make_splits
-from clipsent_nb.model import make_sample
+from clipsent_nb.model import make_sample, read_weights
 from clipsent_nb.train import Run, TrainConfig, fit
 
 torch.set_num_threads(1)
@@ -216,3 +216,46 @@ def test_moved_model_is_the_same_run(config, root, tmp_path):
     (again.folder / "best.pt").write_bytes((again.folder / "best.pt").read_bytes()[:1000])
     with pytest.raises(ClipsentError, match="best.pt: missing or damaged"):
         fit(replace(config, epochs=1), progress=False)
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root, monkeypatch):
+    fit(replace(config, epochs=1), progress=False)
+    before = (config.output_dir / "best.pt").read_bytes()
+    picture = root / pd.read_csv(root / "outputs/splits/train.csv").image_path[0]
+    content = picture.read_bytes()
+    picture.write_bytes(content[:500])
+    for wrong in ({"cb_beta": 1.0, "loss": "cb"}, {"model_name": "nowhere", "offline": True}, {"lr": 1e-4}):
+        with pytest.raises(ClipsentError):
+            fit(replace(config, epochs=1, overwrite=True, **wrong), progress=False)
+    picture.write_bytes(content)
+    assert (config.output_dir / "best.pt").read_bytes() == before
+    assert (config.output_dir / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_kill_between_best_weights_and_state(config, tmp_path, monkeypatch, saved):
+    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"), progress=False)
+    original = train.Trainer.save
+
+    def killed(trainer):
+        if saved:
+            original(trainer)
+        if trainer.progress.epoch == 2:
+            raise Killed
+        if not saved:
+            original(trainer)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train.Trainer, "save", killed)
+        fit(config, progress=False)
+    continued = fit(config, progress=False)
+    assert scores(continued) == scores(undisturbed)
+    weights = [read_weights(run.folder / "best.pt")[0] for run in (continued, undisturbed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert not list(continued.folder.glob("best.*.pt")) and not list(continued.folder.glob(".*.tmp"))
+
+
+def test_no_trainable_block_means_frozen(config, tmp_path):
+    frozen = fit(replace(config, freeze_epochs=3), progress=False)
+    blocks = fit(replace(config, freeze_epochs=0, trainable_blocks=0, output_dir=tmp_path / "blocks"), progress=False)
+    assert frozen.history.equals(blocks.history) and blocks.history.frozen.all()
