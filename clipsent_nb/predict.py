@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Classifier', 'read_test_pairs', 'predict_file', 'check_output']
 
-# %% ../nbs/11_predict.ipynb #159322e3
+# %% ../nbs/11_predict.ipynb #b68702f9
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from clipsent_nb.model import (
 )
 from .train import bf16_able, find_device, predict_probabilities, prediction_table, say, use_bf16
 
-# %% ../nbs/11_predict.ipynb #9b526cbd
+# %% ../nbs/11_predict.ipynb #fa2d684b
 @dataclass
 class Classifier:
     "A trained model that reads posts."
@@ -52,6 +53,8 @@ class Classifier:
         """
         weights = Path(run) / "best.pt" if Path(run).is_dir() else Path(run)
         state, config = read_weights(weights)
+        if (weights.parent / "last.pt").is_file():
+            print(f"warning: {weights.parent}: not finished; these are its best weights so far", file=sys.stderr)
         encoder = weights.parent / "encoder"
         if not encoder.is_dir():
             encoder = fetch_encoder(model_name or str(config["model_name"]), offline, weights=False)

@@ -87,3 +87,10 @@ def test_sample_is_the_same_twice(tmp_path):
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert len(files) > 700
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+
+
+def test_weights_of_an_unfinished_run_are_said_to_be_so(root, capsys):
+    (root / WEIGHTS).with_name("last.pt").write_bytes(b"")
+    Classifier.load(root / WEIGHTS)
+    (root / WEIGHTS).with_name("last.pt").unlink()
+    assert "not finished" in capsys.readouterr().err
