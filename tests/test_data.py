@@ -40,7 +40,7 @@ def forty() -> list[tuple[str, str]]:
 groups_and_labels = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(LABELS)), min_size=1, max_size=120)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(groups_and_labels, st.lists(st.integers(1, 9), min_size=2, max_size=5), st.integers(0, 1000))
 def test_parts_are_a_partition_without_straddling_groups(rows, weights, seed):
     groups, labels = [str(group) for group, _ in rows], [label for _, label in rows]
@@ -50,7 +50,7 @@ def test_parts_are_a_partition_without_straddling_groups(rows, weights, seed):
     assert pd.Series(parts).groupby(groups).nunique().max() == 1
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(LABELS), min_size=1, max_size=120), st.integers(2, 6), st.integers(0, 1000))
 def test_without_groups_class_shares_are_within_one_row(labels, parts_count, seed):
     shares = [1 / parts_count] * parts_count
@@ -101,7 +101,7 @@ def test_nothing_usable_is_one_error(tmp_path):
         make_splits(root, progress=False)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_list_or_our_error(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "list.txt"
@@ -129,7 +129,7 @@ def test_folds_of_an_earlier_call_are_gone(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=60), st.integers(2, 60))
 def test_any_exif_block_leaves_the_pixels(raw, place):
     image = Image.new("RGB", (8, 4), "teal")
