@@ -5,65 +5,20 @@
 # %% auto #0
 __all__ = ['Classifier', 'read_test_pairs', 'predict_file', 'check_output']
 
-# %% ../nbs/11_predict.ipynb #b68702f9
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+# %% ../nbs/11_predict.ipynb #f657564d
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from .data import LABELS, Audit, ClipsentError, files_by_guid, find_pairs, listed, read_list, write_csv
 from .inputs import PairInputs
-from clipsent_nb.model import (
-    DualEncoderClassifier,
-    fetch_encoder,
-    load_encoder,
-    load_exact,
-    load_processors,
-    read_weights,
-)
-from .train import bf16_able, find_device, predict_probabilities, prediction_table, say, use_bf16
+from .train import TrainedModel, prediction_table, say
 
-# %% ../nbs/11_predict.ipynb #fa2d684b
-@dataclass
-class Classifier:
+# %% ../nbs/11_predict.ipynb #4cedd2cd
+class Classifier(TrainedModel):
     "A trained model that reads posts."
-
-    model: DualEncoderClassifier
-    tokenizer: object
-    image_processor: object
-    config: Mapping[str, object]  # settings of the run
-    device: torch.device
-    bf16: bool  # whether it computes in bfloat16
-
-    @classmethod
-    def load(
-        cls,
-        run: Path | str,  # A run folder, or a weights file
-        model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
-        offline: bool = False,  # Never touch the network
-    ) -> "Classifier":
-        """Load the best weights of a run; a device without bfloat16 computes in float32.
-
-        Raises ClipsentError if there are none, they are damaged, or they do not fit the encoder.
-        """
-        weights = Path(run) / "best.pt" if Path(run).is_dir() else Path(run)
-        state, config = read_weights(weights)
-        if (weights.parent / "last.pt").is_file():
-            print(f"warning: {weights.parent}: not finished; these are its best weights so far", file=sys.stderr)
-        encoder = weights.parent / "encoder"
-        if not encoder.is_dir():
-            encoder = fetch_encoder(model_name or str(config["model_name"]), offline, weights=False)
-        settings = {name: config[name] for name in ("head_variant", "dropout", "ablate_text", "ablate_image")}
-        model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
-        load_exact(model, state, weights)
-        device = find_device()
-        bf16 = use_bf16(str(config["precision"]), device) if bf16_able(device) else False
-        return cls(model.to(device).eval(), *load_processors(encoder), config, device, bf16)
 
     def predict(
         self,
@@ -81,10 +36,6 @@ class Classifier:
         inputs = PairInputs.from_memory(texts, images, self.tokenizer, self.image_processor, self.config)
         table = prediction_table(inputs.guids, inputs.labels, self.probabilities(inputs))
         return table.drop(columns=["guid", "true_label"])
-
-    def probabilities(self, inputs: PairInputs, progress: bool = False, batch_size: int = 32) -> np.ndarray:
-        "Class probabilities [N, 3] of prepared posts."
-        return predict_probabilities(self.model, inputs, self.device, self.bf16, progress, batch_size)
 
 # %% ../nbs/11_predict.ipynb #4b86beb7
 def read_test_pairs(
