@@ -27,11 +27,16 @@ class Command:
     summary: str  # one line of `clipsent --help`
     positional: bool = False  # whether arguments without a default are given without a flag
 
-# %% ../nbs/cli.ipynb #02e46197
+# %% ../nbs/cli.ipynb #bab0eb6d
 COMMANDS = {
     "sample": Command("model", "make_sample", "write a generated sample of posts and a tiny CLIP", positional=True),
     "splits": Command("data", "make_splits", "check the raw posts and write leak-free train, val and test files"),
     "optimize": Command("train", "fit", "train a classifier, or continue an interrupted run"),
+    "grid": Command(
+        "grid", "grid", "train with every combination of settings, or search among them, and rank the results"
+    ),
+    "heads": Command("heads", "heads", "train each head with several seeds and tell which can be told apart"),
+    "preprocess": Command("preprocess", "preprocess", "train with several sets of cleaning rules and tell which help"),
     "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
 }
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LossName', 'class_weights', 'effective_number_weights', 'weighted_ce', 'focal_loss', 'loss_shares', 'make_loss',
            'reliability_table', 'expected_calibration_error', 'score', 'plot_confusion', 'confusion_metrics',
-           'bootstrap_interval', 'wilson_interval', 'paired_bootstrap', 'verdict', 'mcnemar', 'fit_temperature',
+           'bootstrap_interval', 'wilson_interval', 'paired_bootstrap', 'verdict', 'resampled_scores', 'post_weights',
+           'checked_runs', 'seed_means', 'compare_seeds', 'seeds_interval', 'mcnemar', 'fit_temperature',
            'apply_temperature', 'plot_reliability']
 
 # %% ../nbs/03_objective.ipynb #3f79d59c
@@ -374,6 +375,90 @@ def verdict(
     if comparison["high"] < 0:
         return "worse"
     return "not distinguishable"
+
+# %% ../nbs/03_objective.ipynb #69d57ffd
+def resampled_scores(
+    y_true: np.ndarray,  # class ids, [N]
+    answers: np.ndarray,  # class ids from each run, [runs, N]
+    weights: np.ndarray,  # how often each post counts, [samples, N]
+    metric: str,  # a key of `confusion_metrics`
+) -> np.ndarray:  # [runs, samples]
+    "A metric of several runs on the same resamples of the posts."
+    classes = len(LABELS)
+    cells = np.eye(classes**2)[y_true * classes + answers]
+    counts = np.stack([weights @ run for run in cells])
+    return _pick_metric(counts.reshape(*counts.shape[:2], classes, classes), metric)
+
+
+def post_weights(posts: int, samples: int, random: np.random.Generator) -> np.ndarray:
+    "How often each post is drawn: first once each, then at random, [1 + samples, posts]."
+    drawn = random.multinomial(posts, np.full(posts, 1 / posts), size=samples)
+    return np.concatenate([np.ones((1, posts)), drawn])
+
+# %% ../nbs/03_objective.ipynb #fdcd2a2c
+def checked_runs(answers: ArrayLike, name: str, y_true: np.ndarray) -> np.ndarray:
+    "Class ids of several runs as an array [runs, N], or a `ClipsentError`."
+    return np.array([_class_ids(row, name, len(y_true)) for row in answers])
+
+
+def seed_means(
+    y_true: np.ndarray,  # class ids, [N]
+    answers: np.ndarray,  # class ids from each run, [seeds, N]
+    weights: np.ndarray,  # from `post_weights`, [1 + samples, N]
+    metric: str,  # a key of `confusion_metrics`
+    random: np.random.Generator,  # draws the seeds
+) -> np.ndarray:  # as observed, then resampled, [1 + samples]
+    "A metric's mean over seeds, when posts and seeds are drawn again."
+    scores = resampled_scores(y_true, answers, weights, metric)
+    chosen = random.integers(0, len(answers), size=(max(1, len(answers) - 1), len(weights) - 1))
+    return np.append(scores[:, 0].mean(), np.take_along_axis(scores[:, 1:], chosen, axis=0).mean(axis=0))
+
+# %% ../nbs/03_objective.ipynb #9c9931aa
+def compare_seeds(
+    y_true: ArrayLike,  # class ids, [N]
+    answers_a: ArrayLike,  # class ids from the runs of a, one row per seed, [seeds, N]
+    answers_b: ArrayLike,  # class ids from the runs of b on the same posts, [seeds, N]
+    metric: str = "f1_macro",  # a key of `confusion_metrics`
+    samples: int = 2000,  # number of resamples; the smallest possible p is 2 / (samples + 1)
+    level: float = 0.95,  # share of resampled differences inside the interval
+    seed: int = 0,  # of the random draws
+) -> dict[str, float]:  # difference of the means (a minus b), low, high, p (two-sided)
+    """How much better a is than b on average over seeds, with an interval over posts and seeds.
+
+    Of S seeds, S - 1 are drawn, which makes the variance of their mean right; a single one stays, and then the interval
+    speaks of these two runs alone. Raises `ClipsentError` for ids that are none or an unknown metric.
+    Source: Rao and Wu, 1988, "Resampling Inference With Complex Survey Data".
+    """
+    y_true, random = _class_ids(y_true, "y_true"), np.random.default_rng(seed)
+    weights = post_weights(len(y_true), samples, random)
+    a, b = (
+        seed_means(y_true, answers, weights, metric, random)
+        for answers in (checked_runs(answers_a, "answers_a", y_true), checked_runs(answers_b, "answers_b", y_true))
+    )
+    observed, resampled = (a - b)[0], (a - b)[1:]
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p = min(1.0, 2 * (tail + 1) / (samples + 1))
+    return {"difference": float(observed), "low": float(low), "high": float(high), "p": float(p)}
+
+# %% ../nbs/03_objective.ipynb #bc530279
+def seeds_interval(
+    y_true: ArrayLike,  # class ids, [N]
+    answers: ArrayLike,  # class ids from the runs, one row per seed, [seeds, N]
+    metric: str = "f1_macro",  # a key of `confusion_metrics`
+    samples: int = 1000,  # number of resamples
+    level: float = 0.95,  # share of resampled means inside the interval
+    seed: int = 0,  # of the random draws
+) -> tuple[float, float]:  # low, high
+    """The interval of a metric's mean over seeds, resampled like `compare_seeds`.
+
+    Raises `ClipsentError` for ids that are none or an unknown metric.
+    """
+    y_true, random = _class_ids(y_true, "y_true"), np.random.default_rng(seed)
+    weights = post_weights(len(y_true), samples, random)
+    means = seed_means(y_true, checked_runs(answers, "answers", y_true), weights, metric, random)
+    low, high = np.quantile(means[1:], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 # %% ../nbs/03_objective.ipynb #d886b777
 def mcnemar(

@@ -9,8 +9,8 @@ __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'LOCK_PATIENCE', 'SAMPL
            'predict_probabilities', 'RunInputs', 'load_inputs', 'copies_across', 'write_json', 'read_json', 'Run',
            'run_lock', 'settle_folder', 'clear_run', 'describe_run', 'git_commit', 'Progress', 'new_model', 'Trainer',
            'step_logits', 'is_frozen', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry', 'prediction_table',
-           'finish_run', 'fit', 'say', 'continue_run', 'promote_best', 'start_folder', 'train_to_end', 'sample_config',
-           'TrainedModel', 'sample_run']
+           'unseen_scores', 'finish_run', 'fit', 'say', 'continue_run', 'promote_best', 'start_folder', 'train_to_end',
+           'sample_config', 'TrainedModel', 'sample_run']
 
 # %% ../nbs/04_train.ipynb #dd9cfd3b
 import hashlib
@@ -376,7 +376,7 @@ def read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"{path}: damaged ({error}); delete the folder to train it again") from error
 
-# %% ../nbs/04_train.ipynb #f0c09e61
+# %% ../nbs/04_train.ipynb #977a45d9
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -411,6 +411,11 @@ class Run:
             lines.insert(0, "already complete with these settings; nothing was trained")
         if metrics["leaked"]:
             lines.append("LEAKED: validation posts have copies in train, so this score measures memory")
+            if "unseen_val_f1_macro" in metrics:
+                few = (
+                    f"macro-F1 {metrics['unseen_val_f1_macro']:.4f} on the {metrics['unseen_val_posts']} without copies"
+                )
+                lines.append(few)
         return "\n".join([*lines, f"run folder {self.folder}"])
 
     @property
@@ -713,7 +718,24 @@ def prediction_table(guids: list[str], labels: np.ndarray, probabilities: np.nda
         }
     )
 
-# %% ../nbs/04_train.ipynb #2ba8ecfb
+# %% ../nbs/04_train.ipynb #0742fb30
+def unseen_scores(
+    val: PairInputs,  # The validation posts
+    probabilities: np.ndarray,  # The answers to them [N, 3]
+    leaked: list[str],  # Guids of those that have copies in train
+) -> dict[str, object]:
+    "The score on validation posts without a copy in train, if some have one: what may still be believed of a leaked run."
+    unseen = np.array([guid not in set(leaked) for guid in val.guids])
+    if not leaked or not unseen.any():
+        return {"unseen_val_posts": int(unseen.sum())} if leaked else {}
+    labels, answers = val.labels[unseen], probabilities[unseen]
+    return {
+        "unseen_val_f1_macro": score(labels, answers)["f1_macro"],
+        "unseen_val_f1_macro_interval": list(bootstrap_interval(labels, answers.argmax(axis=1))),
+        "unseen_val_posts": int(unseen.sum()),
+    }
+
+# %% ../nbs/04_train.ipynb #4e58e378
 def finish_run(trainer: Trainer) -> dict[str, object]:
     "Write val_predictions.csv and, last, metrics.json."
     progress, val = trainer.progress, trainer.inputs.val
@@ -730,6 +752,7 @@ def finish_run(trainer: Trainer) -> dict[str, object]:
         "train_posts": len(trainer.inputs.train),
         "val_posts": len(val),
         "leaked": bool(trainer.inputs.leaked),
+        **unseen_scores(val, probabilities, trainer.inputs.leaked),
         "train_time_sec": round(progress.seconds, 3),
         "pairs_per_sec": round(progress.total_posts / progress.seconds, 2),
         **parameter_counts(trainer.model),
