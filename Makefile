@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
-REPORT := $(DEMO)/outputs/optimize/clip/report
 TRAIN := --project-root $(DEMO) --model-name tiny_clip --epochs 16 --freeze-epochs 0 --early-stop 0 --lr 5e-4 --head-lr 1e-3 --weight-decay 0.01 --use-cosine --warmup-ratio 0.1
+SHORT := --epochs 6 --dropout 0.2 --jobs 2
 
 export TOKENIZERS_PARALLELISM := false
 
@@ -26,14 +26,12 @@ demo: setup
 	$(BIN)/clipsent sample $(DEMO)
 	$(BIN)/clipsent splits --project-root $(DEMO) --val-ratio 0.2
 	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/clip
-	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/text_only --ablate-image
-	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/image_only --ablate-text
+	$(BIN)/clipsent grid $(TRAIN) $(SHORT) --batch-sizes 8,16 --lrs 2e-4,1e-3
+	$(BIN)/clipsent heads $(TRAIN) $(SHORT) --variants base,ln,mlp,gated --seeds 42
+	$(BIN)/clipsent preprocess $(TRAIN) $(SHORT) --rules none,improved --seeds 42
 	$(BIN)/clipsent predict --project-root $(DEMO) --weights outputs/optimize/clip/best.pt
-	$(BIN)/papermill --log-level ERROR --no-progress-bar nbs/reports/run.ipynb $(REPORT).ipynb -p project_root $(DEMO) -p output_dir outputs/optimize/clip
-	$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input $(REPORT).ipynb
-	@$(BIN)/python -c "from clipsent_nb.train import Run; [print(f'{name:10}  validation macro-F1', round(Run.load(f'$(DEMO)/outputs/optimize/{name}').metrics['best_val_f1_macro'], 3)) for name in ('clip', 'text_only', 'image_only')]"
 	@echo "prediction file: $(DEMO)/outputs/test_with_label_clip_aug.txt"
-	@echo "report: $(REPORT).html"
+	@echo "reports:"; ls $(DEMO)/outputs/optimize/clip/report.html $(DEMO)/outputs/optimize/*/report.html | sort -u
 
 test: setup
 	$(BIN)/ruff check .

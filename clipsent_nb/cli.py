@@ -27,11 +27,11 @@ class Command:
     summary: str  # one line of `clipsent --help`
     positional: bool = False  # whether arguments without a default are given without a flag
 
-# %% ../nbs/cli.ipynb #bab0eb6d
+# %% ../nbs/cli.ipynb #29094978
 COMMANDS = {
     "sample": Command("model", "make_sample", "write a generated sample of posts and a tiny CLIP", positional=True),
     "splits": Command("data", "make_splits", "check the raw posts and write leak-free train, val and test files"),
-    "optimize": Command("train", "fit", "train a classifier, or continue an interrupted run"),
+    "optimize": Command("grid", "optimize", "train a classifier, or continue an interrupted run, and write its report"),
     "grid": Command(
         "grid", "grid", "train with every combination of settings, or search among them, and rank the results"
     ),
@@ -97,7 +97,7 @@ def parse_and_call(name: str, arguments: Sequence[str]) -> object:
         config=tuple(config),
     )
 
-# %% ../nbs/cli.ipynb #705af3d9
+# %% ../nbs/cli.ipynb #29b86b43
 def main(arguments: Sequence[str] | None = None) -> int:
     "Run `clipsent` with the given arguments, or those of the process; returns the exit code."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -110,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if not sys.stderr.isatty():  # in a log file, a bar is a line now and then
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     try:
         if name not in COMMANDS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCORES', 'COSTS', 'GRID_AXES', 'Range', 'read_value', 'read_axis', 'fingerprint', 'said', 'with_folder', 'expand',
            'Batch', 'Cell', 'LocalProcesses', 'RayTasks', 'varied', 'record', 'scores_of', 'collect', 'progress_of',
-           'remaining', 'overview', 'Screen', 'live_table', 'drop_weights', 'prepare', 'Driver', 'cells_for',
-           'run_many', 'plan', 'selection_optimism', 'Search', 'import_optuna', 'run_search', 'Comparison',
-           'write_comparison', 'grid_axes', 'grid']
+           'remaining', 'overview', 'Screen', 'live_table', 'drop_weights', 'prepare', 'Driver', 'recorded',
+           'cells_for', 'run_many', 'plan', 'optimize', 'selection_optimism', 'Search', 'import_optuna', 'run_search',
+           'Comparison', 'write_comparison', 'grid_axes', 'grid']
 
-# %% ../nbs/05_grid.ipynb #b52f6793
+# %% ../nbs/05_grid.ipynb #5f61a64e
 import itertools
 import json
 import os
@@ -34,6 +34,7 @@ from clipsent_nb.train import (
     CARRIED_OUT,
     TrainConfig,
     check_config,
+    fit,
     identity,
     load_inputs,
     plain_config,
@@ -506,18 +507,23 @@ class Driver:
         counts = overview(self.cells, self.batch.jobs)
         screen.say(f"{cell.folder.name}  {score} after {cell.seconds:.0f} s{reason}  ({counts})")
 
-# %% ../nbs/05_grid.ipynb #e45b84fc
+# %% ../nbs/05_grid.ipynb #d38d1adf
+def recorded(config: TrainConfig, folder: Path) -> Cell:
+    "A cell with the time that earlier calls spent on it, and why it was stopped."
+    rows = read_json(folder / "cells.json")["cells"] if (folder / "cells.json").is_file() else []
+    row = next((row for row in rows if row["name"] == Path(config.output_dir).name), {"seconds": 0.0, "reason": ""})
+    return Cell(config, seconds=row["seconds"], reason=row["reason"])
+
+# %% ../nbs/05_grid.ipynb #6d7c94fb
 def cells_for(configs: Sequence[TrainConfig], folder: Path) -> list[Cell]:
     """A cell for each configuration; those whose run is complete are done, the others wait.
 
     Raises ClipsentError if a folder holds another run and --overwrite is not set.
     """
-    known = read_json(folder / "cells.json")["cells"] if (folder / "cells.json").is_file() else []
-    seconds = {cell["name"]: cell["seconds"] for cell in known}
-    cells = [Cell(config, seconds=seconds.get(Path(config.output_dir).name, 0.0)) for config in configs]
+    cells = [recorded(config, folder) for config in configs]
     for cell in cells:
         if cell.finished():
-            cell.state, cell.config = "done", replace(cell.config, overwrite=False)
+            cell.state, cell.reason, cell.config = "done", "", replace(cell.config, overwrite=False)
         elif (cell.folder / "metrics.json").is_file() and not cell.config.overwrite:
             own, other = identity(cell.config), read_json(cell.folder / "config.json").get("identity", {})
             names = [name for name in own | other if own.get(name) != other.get(name)]
@@ -565,6 +571,24 @@ def plan(cells: Sequence[Cell], batch: Batch) -> pd.DataFrame:
     table.attrs["estimate"] = remaining(cells, batch.jobs) or "no run is done yet to judge the time by"
     return table
 
+# %% ../nbs/05_grid.ipynb #cb5d5493
+def optimize(
+    config: TrainConfig = TrainConfig(),
+    report: bool = True,  # Whether to write a report
+    progress: bool = True,  # Whether to show bars and a line per epoch
+) -> str:
+    """Train a classifier, or continue an interrupted run, and write its report; a finished run is not repeated.
+
+    Raises ClipsentError for unusable settings or input, or a folder that is in use or holds another run.
+    """
+    run = fit(config, progress)
+    page = run.folder / "report.html"
+    if not report:
+        return str(run)
+    if not (run.found and page.is_file()):
+        execute("run", run.folder, Cell(replace(config, overwrite=False)).job(Batch())["parameters"])
+    return f"{run}\nreport {page}"
+
 # %% ../nbs/05_grid.ipynb #3d0d9b22
 def selection_optimism(
     y_true: Sequence[int],  # Class ids [N]
@@ -586,7 +610,7 @@ def selection_optimism(
     chance, observed = apart[:, 1:].var(axis=1, ddof=1).mean(), apart[:, 0].var(ddof=1)
     return float(min(1.0, chance / observed) * apart[:, 0].max()) if observed else 0.0
 
-# %% ../nbs/05_grid.ipynb #ed2d0933
+# %% ../nbs/05_grid.ipynb #d0d21725
 class Search:
     """Runs that Optuna proposes, one after the other.
 
@@ -602,18 +626,17 @@ class Search:
     ) -> None:
         optuna = import_optuna()
         self.optuna, self.axes, self.base, self.trials = optuna, axes, base, trials
-        folder = under_root(base, base.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = under_root(base, base.output_dir)
         fixed = {name: value for name, value in identity(base).items() if name not in axes}
         key = digest(
             json.dumps([fixed, {name: repr(values) for name, values in axes.items()}], sort_keys=True).encode()
         )
-        url = f"sqlite:///{(folder / 'optuna.db').resolve().as_posix()}"
+        url = f"sqlite:///{(self.folder / 'optuna.db').resolve().as_posix()}"
         self.study = optuna.create_study(storage=url, study_name=key, direction="maximize", load_if_exists=True)
         # Another seed after each interruption, or the same values would be proposed again.
         seed = base.seed + len(self.study.trials)
         self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, constant_liar=batch.jobs > 1)
-        self.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+        self.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=base.freeze_epochs + 1)
         self.open: dict[str, object] = {}  # trials by the name of their folder
         self.cells = self.earlier()
 
@@ -644,7 +667,7 @@ class Search:
                     self.study.tell(trial.number, state=states.FAIL)
                 self.study.enqueue_trial(trial.params)
             elif trial.state in (states.COMPLETE, states.PRUNED):
-                cell = Cell(self.proposed(self.optuna.trial.FixedTrial(trial.params)))
+                cell = recorded(self.proposed(self.optuna.trial.FixedTrial(trial.params)), self.folder)
                 cell.state = "done" if cell.finished() else "pruned"
                 cells[cell.folder.name] = cell
         return list(cells.values())
@@ -680,7 +703,7 @@ class Search:
             if epoch not in told:
                 trial.report(float(value), int(epoch))
         unfinished = epochs < cell.config.epochs
-        return f"behind the others after {epochs} epochs" if unfinished and trial.should_prune() else ""
+        return f"below the median of the others after epoch {epochs}" if unfinished and trial.should_prune() else ""
 
     def ended(self, cell: Cell) -> None:
         "Tell the study what became of a run."

@@ -167,7 +167,7 @@ def start_report(
         pass
     return process
 
-# %% ../nbs/report.ipynb #6849eba1
+# %% ../nbs/report.ipynb #f8a2471f
 def end_of_report(
     status: int,  # Exit status of its process; negative: the signal that killed it
     log: Path,  # What it printed
@@ -177,7 +177,7 @@ def end_of_report(
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     try:
-        return str(json.loads(lines[-1])["reason"])
+        return " ".join(str(json.loads(lines[-1])["reason"]).split())
     except (json.JSONDecodeError, KeyError, TypeError):
         killed = f"killed by signal {-status}; where memory is short the system does that" if status < 0 else lines[-1]
         return killed or f"ended with exit status {status}"

@@ -14,7 +14,8 @@ from readme import readme
 import clipsent_nb
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}
+NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if not MADE_BY_RUNNING.intersection(path.parts))
 
 
 @pytest.fixture(scope="module")
