@@ -36,7 +36,7 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/nbdev-test --n-workers 2
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lab: setup
 	$(BIN)/jupyter lab nbs
