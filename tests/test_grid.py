@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import nbformat
@@ -17,7 +17,7 @@ import pytest
 from clipsent_nb import grid
 from clipsent_nb.data import ClipsentError
 from clipsent_nb.grid import Batch, Cell, Range, collect, drop_weights, expand, fingerprint, read_axis, run_many
-from clipsent_nb.train import identity, sample_config, sample_run, write_json
+from clipsent_nb.train import TrainConfig, identity, sample_config, sample_run, write_json
 
 FOLDER = Path("outputs/optimize/batch")
 # What stands for the process of a run: it writes a finished run whose score is its seed, or does what its seed says.
@@ -229,6 +229,16 @@ def test_papermill_values_reach_the_executed_notebook_also_after_cleaning(sample
     [injected] = [cell for cell in executed.cells if "injected-parameters" in cell.metadata.tags]
     assert "lr = 0.5" in injected.source
     assert json.loads((sample / "outputs/optimize/papermill/config.json").read_text())["lr"] == 0.5
+
+
+def test_papermill_knows_every_setting_of_a_run():
+    from papermill import inspect_notebook
+
+    from clipsent_nb.report import template
+
+    known = inspect_notebook(str(template("run")))
+    assert set(known) == {field.name for field in fields(TrainConfig)}
+    assert known["lr"]["inferred_type_name"] == "float" and "Learning rate" in known["lr"]["help"]
 
 
 @pytest.mark.slow
