@@ -27,7 +27,7 @@ class Command:
     summary: str  # one line of `clipsent --help`
     positional: bool = False  # whether arguments without a default are given without a flag
 
-# %% ../nbs/cli.ipynb #29094978
+# %% ../nbs/cli.ipynb #ec452b38
 COMMANDS = {
     "sample": Command("model", "make_sample", "write a generated sample of posts and a tiny CLIP", positional=True),
     "splits": Command("data", "make_splits", "check the raw posts and write leak-free train, val and test files"),
@@ -37,7 +37,10 @@ COMMANDS = {
     ),
     "heads": Command("heads", "heads", "train each head with several seeds and tell which can be told apart"),
     "preprocess": Command("preprocess", "preprocess", "train with several sets of cleaning rules and tell which help"),
+    "robustness": Command("robustness", "robustness", "score a classifier on corrupted pictures and texts"),
     "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
+    "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
+    "compare": Command("compare", "compare", "compare runs with a baseline and with simple references"),
 }
 
 # %% ../nbs/cli.ipynb #a3864644

@@ -16,9 +16,7 @@ import clipsent_nb
 ROOT = Path(__file__).parents[1]
 MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}
 NOTEBOOKS = sorted(
-    path
-    for path in (ROOT / "nbs").rglob("*.ipynb")
-    if not MADE_BY_RUNNING.intersection(path.relative_to(ROOT).parts)
+    path for path in (ROOT / "nbs").rglob("*.ipynb") if not MADE_BY_RUNNING.intersection(path.relative_to(ROOT).parts)
 )
 
 

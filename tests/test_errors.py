@@ -1,0 +1,155 @@
+"""What an analysis of errors refuses, and what it must not be fooled by."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from clipsent_nb.data import ClipsentError, read_split
+from clipsent_nb.errors import AXES, error_table, errors, find_slices, picture_size, script_of, text_traits
+from clipsent_nb.train import sample_run
+
+torch.set_num_threads(1)
+RUN = Path("outputs/optimize/clip")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("posts") / "sample"
+    sample_run(root, epochs=1)
+    return root
+
+
+def bad_cases(root: Path, split: str = "val", rows: int = 6) -> pd.DataFrame:
+    posts = read_split(root / f"outputs/splits/{split}.csv").iloc[:rows]
+    wrong = np.arange(rows) % 2 == 0
+    other = posts.label.map({"negative": "neutral", "neutral": "positive", "positive": "negative"})
+    return pd.DataFrame(
+        {
+            "guid": posts.guid,
+            "true_label": posts.label,
+            "pred_label": posts.label.where(~wrong, other),
+            "confidence": 0.5,
+            "reason": np.where(wrong, "wrong", "low_conf"),
+        }
+    )
+
+
+def analyse(root: Path, table: pd.DataFrame, folder: Path, **flags):
+    folder.mkdir(exist_ok=True)
+    table.to_csv(folder / "bad.csv", index=False)
+    flags = {"badcase_csv": folder / "bad.csv", "output_dir": folder / "out", **flags}
+    return errors(project_root=root, report=False, progress=False, **flags)
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_only_wrong_rows_are_errors_and_the_split_is_found(root, tmp_path, split):
+    analysis = analyse(root, bad_cases(root, split), tmp_path)
+    assert analysis.posts.wrong.sum() == 3
+    assert len(analysis.posts) == len(read_split(root / f"outputs/splits/{split}.csv"))
+    table = pd.read_csv(tmp_path / "out/error_analysis_text_len.csv")
+    assert table.columns[:4].tolist() == ["bucket", "total", "errors", "error_rate"]
+    assert table.total.sum() == len(analysis.posts) and table.errors.sum() == 3
+    assert Image.open(tmp_path / "out/error_analysis_text_len.png").width > 300
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("guid", "made-up", "--split-csv"),
+        ("reason", "low_conf", "contradict"),
+        ("reason", "other", "contradict"),
+        ("pred_label", "joy", "none of the labels"),
+        ("true_label", "negative neutral", "not that of the split"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_is_written(root, tmp_path, column, value, message):
+    table = bad_cases(root)
+    table.loc[0, column] = value
+    with pytest.raises(ClipsentError, match=message):
+        analyse(root, table, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_twice_the_same_post(root, tmp_path):
+    table = bad_cases(root)
+    with pytest.raises(ClipsentError, match=str(table.guid[0])):
+        analyse(root, pd.concat([table, table.iloc[:1]]), tmp_path)
+
+
+def test_an_empty_list_needs_the_name_of_its_split(root, tmp_path):
+    empty = bad_cases(root).iloc[:0]
+    with pytest.raises(ClipsentError, match="--split-csv"):
+        analyse(root, empty, tmp_path)
+    assert analyse(root, empty, tmp_path, split_csv=Path("outputs/splits/val.csv")).posts.wrong.sum() == 0
+
+
+def test_unlabelled_posts_have_no_errors(root, tmp_path):
+    with pytest.raises(ClipsentError, match="no label"):
+        analyse(root, bad_cases(root), tmp_path, split_csv=Path("outputs/splits/test.csv"))
+
+
+def test_columns_and_files_that_are_missing(root, tmp_path):
+    with pytest.raises(ClipsentError, match="reason"):
+        analyse(root, bad_cases(root).drop(columns="reason"), tmp_path)
+    with pytest.raises(ClipsentError, match="metrics.json"):
+        errors(run=Path("nowhere"), project_root=root)
+    with pytest.raises(ClipsentError, match="--run"):
+        errors(project_root=root)
+
+
+def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path, capsys):
+    with_weights = errors(run=RUN, project_root=root, output_dir=tmp_path / "out", report=False, progress=False)
+    assert set(with_weights.tables) == set(AXES) and (tmp_path / "out/error_analysis_agreement.png").is_file()
+    without = analyse(root, bad_cases(root), tmp_path)
+    assert "agreement" not in without.tables and not list((tmp_path / "out").glob("*agreement*"))
+
+
+def test_a_broken_picture_is_named(root, tmp_path):
+    split = read_split(root / "outputs/splits/val.csv")
+    split.loc[0, "image_path"] = str(tmp_path / "broken.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    split.to_csv(tmp_path / "val.csv", index=False)
+    with pytest.raises(ClipsentError, match="broken.jpg"):
+        analyse(root, bad_cases(root), tmp_path, split_csv=tmp_path / "val.csv")
+
+
+def test_a_photo_on_its_side_is_measured_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    assert picture_size(tmp_path / "a.jpg") == (40, 60)
+
+
+def test_traits_of_odd_texts():
+    assert text_traits("")["script"] == "no letters" and text_traits("")["characters"] == 0
+    assert text_traits("👨‍👩‍👧 family")["emoji"] == 1
+    assert text_traits("see http://t.co/a#b #1 @one @two") | {"script": "Latin"} == text_traits(
+        "see http://t.co/a#b #1 @one @two"
+    )
+    assert text_traits("@one, @two")["mentions"] == 2 and text_traits("http://t.co/a#b")["hashtags"] == 0
+    assert script_of("naïve café") == "Latin"
+
+
+def test_a_bucket_below_the_minimum_is_marked():
+    buckets = pd.Series(["few"] * 3 + ["many"] * 30, dtype="category")
+    table = error_table(buckets, pd.Series([True] * 3 + [False] * 30), min_count=4).set_index("bucket")
+    assert table.enough.to_dict() == {"few": False, "many": True}
+    assert table.error_rate.to_dict() == {"few": 1, "many": 0}
+
+
+def test_parts_of_a_bad_class_are_not_reported_again():
+    random = np.random.default_rng(0)
+    buckets = pd.DataFrame({name: random.choice(["x", "y", "z"], 3000) for name in "abc"}).astype("category")
+    wrong = pd.Series(random.random(3000) < np.where(buckets.a == "x", 0.6, 0.2))
+    found = find_slices(buckets, wrong, 30)
+    assert found.slice[found.verdict == "worse"].tolist() == ["a = x"]
+
+
+def test_nothing_wrong_and_too_few_posts():
+    buckets = pd.DataFrame({"a": ["x", "y"] * 30}).astype("category")
+    assert (find_slices(buckets, pd.Series([False] * 60), 5).verdict == "not distinguishable").all()
+    assert find_slices(buckets, pd.Series([True] * 60), 50).empty
