@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
-TRAIN := --project-root $(DEMO) --model-name tiny_clip --epochs 16 --freeze-epochs 0 --early-stop 0 --lr 5e-4 --head-lr 1e-3 --weight-decay 0.01 --use-cosine --warmup-ratio 0.1
-SHORT := --epochs 6 --dropout 0.2 --jobs 2
 
 export TOKENIZERS_PARALLELISM := false
 
@@ -24,14 +22,7 @@ demo test: export OMP_NUM_THREADS := 1
 
 demo: setup
 	$(BIN)/clipsent sample $(DEMO)
-	$(BIN)/clipsent splits --project-root $(DEMO) --val-ratio 0.2
-	$(BIN)/clipsent optimize $(TRAIN) --output-dir outputs/optimize/clip
-	$(BIN)/clipsent grid $(TRAIN) $(SHORT) --batch-sizes 8,16 --lrs 2e-4,1e-3
-	$(BIN)/clipsent heads $(TRAIN) $(SHORT) --variants base,ln,mlp,gated --seeds 42
-	$(BIN)/clipsent preprocess $(TRAIN) $(SHORT) --rules none,improved --seeds 42
-	$(BIN)/clipsent predict --project-root $(DEMO) --weights outputs/optimize/clip/best.pt
-	@echo "prediction file: $(DEMO)/outputs/test_with_label_clip_aug.txt"
-	@echo "reports:"; ls $(DEMO)/outputs/optimize/clip/report.html $(DEMO)/outputs/optimize/*/report.html | sort -u
+	$(BIN)/clipsent run --project-root $(DEMO) --settings nbs/demo.toml
 
 test: setup
 	$(BIN)/ruff check .

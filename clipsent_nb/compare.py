@@ -8,7 +8,7 @@ __all__ = ['SCORED', 'COST', 'BASELINE', 'posts_of', 'check_posts', 'Contender',
            'against_baseline', 'comparison_table', 'ranking_html', 'conclusion', 'cautions', 'plot_against',
            'plot_calibration', 'best_of', 'find_runs', 'comparable', 'baseline_run', 'entrants', 'Compared', 'compare']
 
-# %% ../nbs/12_compare.ipynb #56d9f263
+# %% ../nbs/12_compare.ipynb #c3e80ba2
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from .badcases import FOLD_RUNS
 from .data import LABELS, ClipsentError, digest, listed, read_split, write_csv
 from .grid import collect, selection_optimism
 from .inputs import active_rules, clean_text, label_numbers, read_texts
@@ -202,7 +203,7 @@ def calibrated(
             scaled[part == fold] = apply_temperature(logits[part == fold], temperature)
     return scaled
 
-# %% ../nbs/12_compare.ipynb #06d3f29b
+# %% ../nbs/12_compare.ipynb #21cda31d
 SCORED = ["acc", "f1_macro", "precision_macro", "recall_macro"]
 COST = ["train_time_sec", "pairs_per_sec", "params_million", "trainable_params_million"]
 
@@ -213,7 +214,11 @@ def measures(
 ) -> dict[str, object]:
     "Scores and costs of a contender, means over its seeds, with the interval of macro-F1 over posts and seeds."
     scores = pd.DataFrame([score(truth, table) for table in rival.probabilities])
-    mended = [expected_calibration_error(truth, calibrated(truth, table)) for table in rival.probabilities]
+    constant = (
+        np.ptp(rival.probabilities, axis=1).max() == 0
+    )  # such an answer has nothing that a temperature could mend
+    tables = [] if constant else rival.probabilities
+    mended = [expected_calibration_error(truth, calibrated(truth, table)) for table in tables] or [np.nan]
     low, high = seeds_interval(truth, rival.answers)
     names = [*SCORED, *(f"f1_{label}" for label in LABELS), "ece"]
     row = {f"val_{name}": scores[name].mean() for name in names} | {"val_ece_calibrated": float(np.mean(mended))}
@@ -390,7 +395,7 @@ def plot_calibration(
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (share right)", title=rival.name)
     axis.legend(loc="upper left", fontsize="small")
 
-# %% ../nbs/12_compare.ipynb #bee64d07
+# %% ../nbs/12_compare.ipynb #964499e2
 def best_of(
     folder: Path,  # Of a grid or another comparison: holds cells.json
 ) -> list[Run]:
@@ -416,7 +421,8 @@ def find_runs(
     """
     named = [root / name.strip() for name in runs.split(",") if name.strip()]
     found = []
-    for folder in named or sorted((root / "outputs/optimize").glob("*/")):
+    fold_runs = root / FOLD_RUNS
+    for folder in named or sorted(set((root / "outputs/optimize").glob("*/")) - {fold_runs}):
         if (folder / "cells.json").is_file():
             found += best_of(folder)
         elif named and not (folder / "metrics.json").is_file():

@@ -376,7 +376,7 @@ def read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"{path}: damaged ({error}); delete the folder to train it again") from error
 
-# %% ../nbs/04_train.ipynb #977a45d9
+# %% ../nbs/04_train.ipynb #3f5cb569
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -395,7 +395,10 @@ class Run:
         folder = Path(folder).resolve()
         if not (folder / "metrics.json").is_file():
             raise ClipsentError(f"{folder}: holds no finished run (no metrics.json)")
-        return cls(folder, read_json(folder / "config.json"), read_json(folder / "metrics.json"), found)
+        config = read_json(folder / "config.json")
+        if "identity" not in config:
+            raise ClipsentError(f"{folder / 'config.json'}: does not say what the run was trained with (no identity)")
+        return cls(folder, config, read_json(folder / "metrics.json"), found)
 
     def __str__(self) -> str:
         metrics = self.metrics
@@ -455,7 +458,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
 
-# %% ../nbs/04_train.ipynb #331a2736
+# %% ../nbs/04_train.ipynb #08d3e2dd
 def settle_folder(folder: Path, own: Mapping[str, object], config: TrainConfig) -> Literal["found", "replace", "go on"]:
     """What to do about a run folder: it holds the wanted run, or one to replace, or nothing but a start.
 
@@ -463,7 +466,7 @@ def settle_folder(folder: Path, own: Mapping[str, object], config: TrainConfig) 
     """
     finished, started = (folder / "metrics.json").is_file(), (folder / "last.pt").is_file()
     if finished or started:
-        other = read_json(folder / "config.json")["identity"] if (folder / "config.json").is_file() else {}
+        other = read_json(folder / "config.json").get("identity", {}) if (folder / "config.json").is_file() else {}
         differences = [name for name in own | other if own.get(name) != other.get(name)]
         if differences and not config.overwrite:
             said = listed([f"{name} {other.get(name)} there, {own.get(name)} here" for name in differences], 3)

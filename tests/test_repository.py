@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from fastcore.docments import docments
 from readme import readme
 
 import clipsent_nb
+from clipsent_nb.cli import COMMANDS, load
 
 ROOT = Path(__file__).parents[1]
 MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}
@@ -77,3 +81,11 @@ def test_report_parameters_are_the_fields_of_the_configuration():
 def test_importing_the_package_and_the_command_line_is_light():
     code = "import sys, clipsent_nb.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_explained(command):
+    function = load(command)
+    comments = docments(function)
+    flags = [name for name, one in signature(function).parameters.items() if not is_dataclass(one.default)]
+    assert [name for name in flags if not comments[name]] == []
