@@ -899,12 +899,10 @@ def is_leaked(folder: Path) -> bool:
     path = folder / "metrics.json"
     return bool(read_json(path).get("leaked", False)) if path.is_file() else False
 
-# %% ../nbs/08_robustness.ipynb #0fe98e35
+# %% ../nbs/08_robustness.ipynb #228e0518
 def robustness(
     weights: Path,  # A run's best.pt, or the run folder; relative to the project root
-    output_dir: Path = Path(
-        "outputs/optimize/robustness_ln"
-    ),  # Receives tables and report; relative to the project root
+    output_dir: Path = Path("outputs/optimize/robustness_ln"),  # Receives tables and report; see --project-root
     project_root: Path = Path("."),  # Holds outputs/, and the raw data unless --data-root says otherwise
     data_root: Path | None = None,  # What the paths in split files are relative to; default: the project root
     val_csv: Path | None = None,  # Posts to test on; relative to the project root; default: those the run validated on
