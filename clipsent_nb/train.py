@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'LOCK_PATIENCE', 'SAMPLE_SETTINGS', 'TrainConfig', 'check_config',
            'under_root', 'plain_config', 'identity', 'resolved_model', 'model_digest', 'update', 'learning_rate_factor',
-           'parameter_groups', 'step_seed', 'find_device', 'bf16_able', 'use_bf16', 'encode', 'head_probabilities',
-           'predict_probabilities', 'RunInputs', 'load_inputs', 'copies_across', 'write_json', 'read_json', 'Run',
-           'run_lock', 'settle_folder', 'clear_run', 'describe_run', 'git_commit', 'Progress', 'new_model', 'Trainer',
-           'step_logits', 'is_frozen', 'set_mode', 'train_epoch', 'finish_epoch', 'epoch_entry', 'prediction_table',
-           'unseen_scores', 'finish_run', 'fit', 'say', 'continue_run', 'promote_best', 'start_folder', 'train_to_end',
-           'sample_config', 'TrainedModel', 'sample_run']
+           'parameter_groups', 'step_seed', 'find_device', 'bf16_able', 'bf16_fast', 'use_bf16', 'encode',
+           'head_probabilities', 'predict_probabilities', 'RunInputs', 'load_inputs', 'copies_across', 'write_json',
+           'read_json', 'Run', 'run_lock', 'settle_folder', 'clear_run', 'describe_run', 'git_commit', 'Progress',
+           'new_model', 'Trainer', 'cached_features', 'read_features', 'step_logits', 'is_frozen', 'set_mode',
+           'train_epoch', 'finish_epoch', 'epoch_entry', 'prediction_table', 'unseen_scores', 'finish_run', 'fit',
+           'say', 'continue_run', 'promote_best', 'start_folder', 'train_to_end', 'sample_config', 'TrainedModel',
+           'sample_run']
 
-# %% ../nbs/04_train.ipynb #dd9cfd3b
+# %% ../nbs/04_train.ipynb #8d1da38c
 import hashlib
 import json
 import math
@@ -27,12 +28,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +58,7 @@ from clipsent_nb.model import (
 )
 from .objective import LossName, bootstrap_interval, make_loss, score
 
-# %% ../nbs/04_train.ipynb #1c2f85c0
+# %% ../nbs/04_train.ipynb #605ddeed
 @dataclass(frozen=True)
 class TrainConfig:
     "Settings of one training run; relative paths are relative to the project root."
@@ -103,7 +106,9 @@ class TrainConfig:
     image_aug: bool = False  # Flip, crop and recolour training pictures at random
     # Machine
     seed: int = 42  # Decides initial weights, order of posts, dropout and augmentation
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # Of the arithmetic; auto: bf16 on GPUs that support it
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # Of the arithmetic; auto: bf16 where there are instructions for it
+    )
     num_workers: int = 0  # Threads that decode pictures when the cache is built; 0: one per processor
     save_minutes: float = 10.0  # A state to resume from is saved at every epoch's end and this often between
     resume: bool = True  # Continue an interrupted run; otherwise start it anew (a finished one needs --overwrite)
@@ -255,7 +260,15 @@ def bf16_able(device: torch.device) -> bool:
     "Whether this device computes in bfloat16."
     return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
 
-# %% ../nbs/04_train.ipynb #ade1e95d
+# %% ../nbs/04_train.ipynb #2b181982
+def bf16_fast(device: torch.device) -> bool:
+    "Whether it has instructions for it; a processor without them imitates bfloat16, and older torch cannot tell."
+    if device.type != "cpu":
+        return bf16_able(device)
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+# %% ../nbs/04_train.ipynb #131fc044
 def use_bf16(precision: str, device: torch.device) -> bool:
     """Whether to compute in bfloat16 on this device.
 
@@ -264,7 +277,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     able = bf16_able(device)
     if precision == "bf16" and not able:
         raise ClipsentError(f"--precision bf16: {device.type} here does not support it; use auto or fp32")
-    return precision == "bf16" or (precision == "auto" and able and device.type == "cuda")
+    return precision == "bf16" or (precision == "auto" and able and bf16_fast(device))
 
 # %% ../nbs/04_train.ipynb #9992a980
 ENCODING_BATCH = 32  # posts; nothing is kept for a gradient, so this is no question of memory
@@ -548,7 +561,7 @@ def new_model(config: TrainConfig, encoder: Path) -> DualEncoderClassifier:
             load_encoder(encoder), config.head_variant, config.dropout, config.ablate_text, config.ablate_image
         )
 
-# %% ../nbs/04_train.ipynb #e965103e
+# %% ../nbs/04_train.ipynb #ce4e3461
 class Trainer:
     "Model, optimizer and progress of one run; `fit` drives it."
 
@@ -567,10 +580,21 @@ class Trainer:
         self.frozen_features: dict[str, tuple[Tensor, Tensor]] = {}
         self.saved_at = time.monotonic()
 
+    @cached_property
+    def encoder_digest(self) -> str:
+        "A digest of the folder that the encoder came from."
+        return model_digest(self.inputs.encoder)
+
+    def is_saved(self, name: str) -> bool:
+        "Whether a weight belongs into last.pt: an encoder that was not trained yet is in its own folder."
+        config, progress = self.config, self.progress
+        begins = progress.epoch <= config.freeze_epochs and progress.step == 0
+        return name.startswith("head.") or not (begins or is_frozen(config, progress.epoch))
+
     def save(self) -> None:
         "Write last.pt: all that an exact resume needs."
         state = {
-            "model": self.model.state_dict(),
+            "model": {name: value for name, value in self.model.state_dict().items() if self.is_saved(name)},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": asdict(self.progress),
@@ -589,21 +613,49 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise ClipsentError(f"{path}: damaged; start the run anew with --no-resume") from error
-        load_exact(self.model, state["model"], path)
+        self.progress = Progress(**state["progress"])
+        own = {name: value for name, value in self.model.state_dict().items() if not self.is_saved(name)}
+        load_exact(self.model, own | state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.progress = Progress(**state["progress"])
 
-# %% ../nbs/04_train.ipynb #e903d502
+# %% ../nbs/04_train.ipynb #e9bc5297
+def cached_features(
+    trainer: "Trainer",  # Whose encoder was not trained yet
+    split: Literal["train", "val"],  # Of which posts
+) -> tuple[Tensor, Tensor]:
+    "Text features and image features of a split, from memory, from the cache, or encoded now."
+    if split not in trainer.frozen_features:
+        inputs, config, device = getattr(trainer.inputs, split), trainer.config, trainer.device
+        settings = [config.ablate_text, config.ablate_image, trainer.bf16, device.type, torch.__version__]
+        key = digest(f"{trainer.encoder_digest} {inputs.fingerprint} {settings}".encode())
+        path = under_root(config, Path("outputs/cache/features")) / f"{key}.safetensors"
+        features = read_features(path)
+        if features is None:
+            text, image = encode(trainer.model, inputs, device, trainer.bf16)
+            set_mode(trainer.model, frozen=True)
+            features = {"text": text.cpu().contiguous(), "image": image.cpu().contiguous()}
+            with atomic_write(path, "wb") as file:
+                file.write(safetensors.torch.save(features))
+        trainer.frozen_features[split] = features["text"].to(device), features["image"].to(device)
+    return trainer.frozen_features[split]
+
+
+def read_features(path: Path) -> dict[str, Tensor] | None:
+    "What `cached_features` has written; None if there is nothing, or it is damaged and has to be made again."
+    try:
+        return safetensors.torch.load_file(path) if path.is_file() else None
+    except safetensors.SafetensorError:
+        return None
+
+# %% ../nbs/04_train.ipynb #39024e8c
 def step_logits(trainer: Trainer, rows: np.ndarray, seed: int, frozen: bool) -> Tensor:
     "Logits of a training step for the given rows."
     model, config, device = trainer.model, trainer.config, trainer.device
     if frozen and not config.image_aug:
-        if "train" not in trainer.frozen_features:
-            trainer.frozen_features["train"] = encode(model, trainer.inputs.train, device, trainer.bf16)
-            set_mode(model, frozen)
+        features = cached_features(trainer, "train")
         index = torch.from_numpy(rows).to(device)
-        text, image = (part[index] for part in trainer.frozen_features["train"])
+        text, image = (part[index] for part in features)
     else:
         batch = trainer.inputs.train.batch(rows, device, augment_seed=seed if config.image_aug else None)
         torch.manual_seed(seed)
@@ -662,16 +714,15 @@ def train_epoch(trainer: Trainer, bar) -> None:
             trainer.save()
     progress.seconds += time.monotonic() - started
 
-# %% ../nbs/04_train.ipynb #dd15085e
+# %% ../nbs/04_train.ipynb #e7c2e65a
 def finish_epoch(trainer: Trainer) -> dict[str, float]:
     "Validate, record the epoch, keep the weights if they are the best so far, and save the state."
     progress, started = trainer.progress, time.monotonic()
     frozen = is_frozen(trainer.config, progress.epoch)
-    features = trainer.frozen_features.get("val")
-    if features is None:
+    if frozen:
+        features = cached_features(trainer, "val")
+    else:
         features = encode(trainer.model, trainer.inputs.val, trainer.device, trainer.bf16)
-        if frozen:
-            trainer.frozen_features["val"] = features
     probabilities = head_probabilities(trainer.model, features)
     scores = score(trainer.inputs.val.labels, probabilities)
     best = max((entry["val_f1_macro"] for entry in progress.history), default=-1.0)
@@ -867,7 +918,7 @@ def train_to_end(trainer: Trainer, progress: bool) -> None:
                 f"val macro-F1 {entry['val_f1_macro']:.4f}  acc {entry['val_acc']:.4f}  (best {best:.4f})",
             )
 
-# %% ../nbs/04_train.ipynb #b709e9b4
+# %% ../nbs/04_train.ipynb #49d86de4
 SAMPLE_SETTINGS = dict(
     model_name="tiny_clip",
     epochs=16,
@@ -879,6 +930,7 @@ SAMPLE_SETTINGS = dict(
     weight_decay=0.01,
     use_cosine=True,
     warmup_ratio=0.1,
+    precision="fp32",  # so small a model gains nothing from bf16
 )
 
 

@@ -115,7 +115,7 @@ def test_other_settings_do_not_continue_an_interrupted_run(config, monkeypatch):
 
 
 def test_frozen_features_equal_the_uncached_path(config, tmp_path, monkeypatch):
-    config = replace(config, epochs=2, freeze_epochs=2)
+    config = replace(config, epochs=2, freeze_epochs=2, precision="fp32")
     cached = fit(config, progress=False)
     original = train.step_logits
 
@@ -132,6 +132,37 @@ def test_frozen_features_equal_the_uncached_path(config, tmp_path, monkeypatch):
     plain = fit(replace(config, output_dir=tmp_path / "plain"), progress=False)
     assert original is not train.step_logits
     pd.testing.assert_frame_equal(cached.history, plain.history, rtol=1e-4)
+
+
+def test_features_are_encoded_once_for_all_runs(config, tmp_path, monkeypatch):
+    config = replace(config, epochs=2, trainable_blocks=0)
+    first = fit(config, progress=False)
+    encoded, original = [], train.encode
+    monkeypatch.setattr(train, "encode", lambda *arguments: encoded.append(arguments) or original(*arguments))
+    again = fit(replace(config, output_dir=tmp_path / "again"), progress=False)
+    fit(replace(config, head_variant="mlp", output_dir=tmp_path / "mlp"), progress=False)
+    assert not encoded
+    pd.testing.assert_frame_equal(first.history, again.history, rtol=0, atol=0)
+    for path in train.under_root(config, Path("outputs/cache/features")).iterdir():
+        path.write_bytes(b"damaged")
+    mended = fit(replace(config, output_dir=tmp_path / "mended"), progress=False)
+    assert len(encoded) == 2
+    pd.testing.assert_frame_equal(first.history, mended.history, rtol=0, atol=0)
+
+
+def test_an_interrupted_frozen_run_keeps_no_copy_of_the_encoder(config, monkeypatch):
+    config = replace(config, epochs=2, freeze_epochs=1)
+    saved, original = [], train.finish_epoch
+
+    def finish(trainer):
+        entry = original(trainer)
+        saved.append(set(torch.load(trainer.folder / "last.pt", weights_only=True)["model"]))
+        return entry
+
+    monkeypatch.setattr(train, "finish_epoch", finish)
+    fit(config, progress=False)
+    assert all(name.startswith("head.") for name in saved[0]) and saved[0]
+    assert any(name.startswith("encoder.") for name in saved[1])
 
 
 def test_second_process_is_refused(config):

@@ -1,0 +1,57 @@
+"""Starting: `import clipsent_nb`, `clipsent --help`, and a process up to its first training step.
+
+python benchmarks/startup.py [--quick] [--json FILE]
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import interleave, parser, told, write
+
+from clipsent_nb.train import sample_run
+
+FIRST_STEP = """
+import sys
+from pathlib import Path
+from clipsent_nb import train
+
+class Done(Exception):
+    pass
+
+def update(*arguments):
+    raise Done
+
+train.update = update
+try:
+    train.fit(train.sample_config(Path(sys.argv[1]), output_dir=Path("outputs/optimize/first"), overwrite=True), False)
+except Done:
+    pass
+else:
+    raise AssertionError("no step")
+"""
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0]).parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / "sample"
+        sample_run(root, epochs=1)  # fills the caches
+        commands = {
+            "python": ["-c", ""],
+            "import clipsent_nb": ["-c", "import clipsent_nb"],
+            "clipsent --help": ["-m", "clipsent_nb.cli", "--help"],
+            "import torch, transformers": ["-c", "import torch, transformers.modeling_utils"],
+            "first training step": ["-c", FIRST_STEP, str(root)],
+        }
+
+        def start(words: list[str]) -> None:
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+
+        sides = {name: lambda words=words: start(words) for name, words in commands.items()}
+        write(options, {"startup": told("processes", interleave(sides, 1 if options.quick else 7), 1, "starts")})
+
+
+if __name__ == "__main__":
+    main()
