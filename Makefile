@@ -1,11 +1,11 @@
-# make setup | demo | test | lab | readme | clean
+# make setup | demo | test | lab | readme | bench | clean
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lab readme clean
+.PHONY: setup demo test lab readme bench clean
 
 setup: .venv/.installed
 
@@ -34,6 +34,13 @@ lab: setup
 
 readme: setup
 	$(BIN)/python tests/readme.py > README.md
+
+# An hour or so; BENCH="--quick" for minutes. Without flags on a generated sample and a random ViT-B/32.
+bench: setup
+	mkdir -p outputs/bench
+	for name in startup inputs train_step partial frozen predict limit memory precision scale; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json outputs/bench/$$name.json $(BENCH) || exit 1; \
+	done
 
 clean:
 	rm -rf $(DEMO) nbs/sample .pytest_cache .ruff_cache .hypothesis build *.egg-info

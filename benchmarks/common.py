@@ -53,7 +53,7 @@ def reference(options: argparse.Namespace, folder: Path, train: int, val: int, *
         make_splits(make_sample(root), val_ratio=0.2, progress=False)
     model = options.model_name or str(random_clip(folder / "clip"))
     for name, count in (("train", train), ("val", val)):
-        posts = read_split(root / f"outputs/splits/{name}.csv")
+        posts = read_split(root / f"outputs/splits/{name}.csv").sort_values("label", kind="stable")  # all classes
         count = min(count, len(posts))
         write_csv(posts.iloc[[round(i * len(posts) / count) for i in range(count)]], folder / f"{name}.csv")
     files = {"train_csv": Path("train.csv"), "val_csv": Path("val.csv")}

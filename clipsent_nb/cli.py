@@ -117,7 +117,7 @@ def parse(
         config=tuple(config),
     )
 
-# %% ../nbs/cli.ipynb #8caa952e
+# %% ../nbs/cli.ipynb #b352c5df
 def main(arguments: Sequence[str] | None = None) -> int:
     "Run `clipsent` with the given arguments, or those of the process; returns the exit code."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -136,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             raise ClipsentError(f"no command {name!r}" + (f"; did you mean {close[0]}?" if close else "; see --help"))
-        print(parse(name, arguments[1:])())
+        result = parse(name, arguments[1:])()
+        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+            print(result)
     except ClipsentError as error:
         print(f"clipsent {name}: error: {error}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ __all__ = ['SCORES', 'COSTS', 'GRID_AXES', 'Range', 'read_value', 'read_axis', '
            'cells_for', 'run_many', 'plan', 'optimize', 'selection_optimism', 'Search', 'import_optuna', 'run_search',
            'Comparison', 'write_comparison', 'grid_axes', 'grid']
 
-# %% ../nbs/05_grid.ipynb #5f61a64e
+# %% ../nbs/05_grid.ipynb #915e57a0
 import itertools
 import json
 import os
@@ -38,6 +38,7 @@ from clipsent_nb.train import (
     identity,
     load_inputs,
     plain_config,
+    ranks,
     read_json,
     run_lock,
     under_root,
@@ -571,7 +572,7 @@ def plan(cells: Sequence[Cell], batch: Batch) -> pd.DataFrame:
     table.attrs["estimate"] = remaining(cells, batch.jobs) or "no run is done yet to judge the time by"
     return table
 
-# %% ../nbs/05_grid.ipynb #cb5d5493
+# %% ../nbs/05_grid.ipynb #191e8868
 def optimize(
     config: TrainConfig = TrainConfig(),
     report: bool = True,  # Whether to write a report
@@ -583,6 +584,12 @@ def optimize(
     """
     run = fit(config, progress)
     page = run.folder / "report.html"
+    rank, world = ranks()
+    if rank > 0:
+        return ""
+    if world > 1:  # the report is made by one process, which must not wait for others
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
     if not report:
         return str(run)
     if not (run.found and page.is_file()):

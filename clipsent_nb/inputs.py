@@ -12,7 +12,7 @@ __all__ = ['ENTITY', 'URL', 'RETWEET', 'MENTION', 'YEAR', 'HASHTAG', 'REPEATS', 
            'worker_count', 'PixelStore', 'store_lock', 'decode', 'advanced', 'PixelCache', 'TokenTable', 'text_limit',
            'tokenize', 'tokenizer_fingerprint', 'cleaning_fingerprint', 'TokenCache', 'read_tokens', 'bucketed_batches',
            'augmentation', 'augment_pixels', 'Padding', 'PixelSource', 'PixelList', 'read_texts', 'label_numbers',
-           'PairBatches', 'PairInputs']
+           'PairBatches', 'sent', 'PairInputs']
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import html
@@ -487,7 +487,7 @@ def advanced(bar: tqdm, job: Future) -> Any:
     bar.update()
     return result
 
-# %% ../nbs/01_inputs.ipynb #fca72116
+# %% ../nbs/01_inputs.ipynb #ccc2a2c0
 class PixelCache(PixelStore):
     "Decoded pictures on disk, shared by all splits, runs and processes with the same preprocessor."
 
@@ -505,9 +505,10 @@ class PixelCache(PixelStore):
         guids: Sequence[str] | None = None,  # Names for messages; default: the file names
         workers: int | None = None,  # Threads; default: one per processor
         progress: bool = True,  # Whether to show a bar
+        broken: list[Problem] | None = None,  # Receives the pictures that cannot be read, whose row number is -1
     ) -> np.ndarray:
         """The row number of each picture, int64; pictures that the store lacks are decoded and added first.
-        Raises ClipsentError that counts the pictures that cannot be read and names the first; the others are kept."""
+        Without `broken`, raises ClipsentError that counts the pictures that cannot be read and names the first."""
         paths = [Path(path) for path in paths]
         guids = [path.stem for path in paths] if guids is None else list(guids)
         wanted, problems = file_digests(paths, guids, worker_count(workers))
@@ -517,8 +518,11 @@ class PixelCache(PixelStore):
             with store_lock(self.folder):
                 self.read_index()
                 problems += self._add(files, worker_count(workers), progress)
-        raise_problems(problems, "picture")
-        return np.array([self.row_of[value] for value in wanted], dtype=np.int64)
+        if broken is None:
+            raise_problems(problems, "picture")
+        else:
+            broken += problems
+        return np.array([self.row_of.get(value, -1) for value in wanted], dtype=np.int64)
 
     def _add(self, files: Mapping[str, tuple[Path, str]], workers: int, progress: bool) -> list[Problem]:
         "Decode in parallel what the store lacks, and commit block by block; returns what could not be decoded."
@@ -719,13 +723,14 @@ def augment_pixels(
         torch.manual_seed(seed)
         return augmentation(tuple(pixels.shape[-2:]))(pixels).clamp(0, 1)
 
-# %% ../nbs/01_inputs.ipynb #90a510dc
+# %% ../nbs/01_inputs.ipynb #dad52de4
 @dataclass(frozen=True)
 class Padding:
     "How texts of one batch are brought to one length."
 
     pad_id: int
     width: int | None  # None: as wide as the longest text, with a mask; else always this wide, without one
+    limit: int  # the most tokens that a text may have
 
     @classmethod
     def of(
@@ -740,7 +745,7 @@ class Padding:
         if tokenizer.pad_token_id is None:
             raise ClipsentError(f"tokenizer {type(tokenizer).__name__} has no padding token; set tokenizer.pad_token")
         masked = "attention_mask" in tokenizer.model_input_names
-        return cls(int(tokenizer.pad_token_id), None if masked else max_length)
+        return cls(int(tokenizer.pad_token_id), None if masked else max_length, max_length)
 
 # %% ../nbs/01_inputs.ipynb #3904dbf3
 class PixelSource(Protocol):
@@ -770,21 +775,27 @@ class PixelList:
         pixels = np.stack(rows) if rows else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
         return cls(pixels, [digest(row.tobytes()) for row in rows])
 
-# %% ../nbs/01_inputs.ipynb #cedcf770
+# %% ../nbs/01_inputs.ipynb #8d1f3e6c
 def read_texts(
     paths: Sequence[Path],  # Text files
     guids: Sequence[str],  # Their names in messages
+    broken: list[Problem] | None = None,  # Receives the files that cannot be read, whose text is ""
 ) -> list[str]:
-    "The text of each file; raises ClipsentError that counts the unreadable ones and names the first five."
+    "The text of each file; without `broken`, raises ClipsentError that counts the unreadable ones and names the first."
     texts, problems = [], []
     for path, guid in zip(paths, guids, strict=True):
         try:
             texts.append(read_text(path)[0])
         except OSError:
             problems.append(Problem(guid, f"{path}: no such text, or not readable"))
+            texts.append("")
         except ClipsentError as error:
             problems.append(Problem(guid, str(error)))
-    raise_problems(problems, "text")
+            texts.append("")
+    if broken is None:
+        raise_problems(problems, "text")
+    else:
+        broken += problems
     return texts
 
 # %% ../nbs/01_inputs.ipynb #a042a463
@@ -801,7 +812,7 @@ def label_numbers(
         numbers.append(-1 if missing else LABELS.index(label))
     return np.array(numbers, dtype=np.int64)
 
-# %% ../nbs/01_inputs.ipynb #416c76bd
+# %% ../nbs/01_inputs.ipynb #358c07bf
 @dataclass(frozen=True)
 class PairBatches:
     "Posts as token ids and rows of pixels, to be drawn in batches."
@@ -835,21 +846,30 @@ class PairBatches:
         indices: Sequence[int] | np.ndarray,  # Which posts, in this order
         device: str | torch.device = "cpu",  # Where the tensors shall be
         augment_seed: int | None = None,  # Augment the pictures with this seed; None: do not
+        multiple: int = 1,  # Pad texts to a multiple of so many tokens, for few different shapes
     ) -> dict[str, torch.Tensor]:
         "input_ids and attention_mask [B, L], pixel_values float32 [B, 3, H, W], labels [B]."
         indices = np.asarray(indices, dtype=np.int64)
-        ids, mask = self.tokens.padded(indices, self.padding.pad_id, self.padding.width)
-        pixels = torch.from_numpy(np.array(self.cache.pixels[self.rows[indices]])).to(device)
+        longest = max(int(self.lengths[indices].max(initial=0)), 1)
+        width = self.padding.width or min(-(-longest // multiple) * multiple, self.padding.limit)
+        ids, mask = self.tokens.padded(indices, self.padding.pad_id, width)
+        pixels = sent(np.array(self.cache.pixels[self.rows[indices]]), device)
         if augment_seed is not None:
             pixels = augment_pixels(pixels.float() / 255, augment_seed) * 255
         return {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "attention_mask": torch.from_numpy(mask if self.padding.width is None else mask**0).to(device),
+            "input_ids": sent(ids, device),
+            "attention_mask": sent(mask if self.padding.width is None else mask**0, device),
             "pixel_values": self.preprocessor.normalise(pixels),
-            "labels": torch.from_numpy(self.labels[indices]).to(device),
+            "labels": sent(self.labels[indices], device),
         }
 
-# %% ../nbs/01_inputs.ipynb #9a61d860
+
+def sent(array: np.ndarray, device: str | torch.device) -> torch.Tensor:
+    "The array on a device; to a GPU it travels from pinned memory while the program goes on."
+    tensor, device = torch.from_numpy(array), torch.device(device)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+# %% ../nbs/01_inputs.ipynb #1431df83
 class PairInputs(PairBatches):
     "One split, or a few posts from memory, ready to feed."
 
@@ -865,16 +885,21 @@ class PairInputs(PairBatches):
         max_length: int | None = None,  # See `text_limit`
         workers: int | None = None,  # Threads that decode; default: one per processor
         progress: bool = True,  # Whether to show a bar
+        broken: list[Problem] | None = None,  # Receives what is missing or broken, and these posts are left out
     ) -> "PairInputs":
-        "Read a split through the caches; raises ClipsentError that names guid and file of what is missing or broken."
+        "Read a split; without `broken`, raises ClipsentError that names guid and file of what is missing or broken."
         guids, rules = pairs.guid.astype(str).tolist(), active_rules(switches)
         labels = label_numbers(pairs.label if "label" in pairs else [""] * len(pairs), guids)
         token_cache = TokenCache(Path(cache_dir) / "tokens", tokenizer, max_length)
         padding = Padding.of(tokenizer, token_cache.max_length)
-        tokens = token_cache.tokens(read_texts([Path(data_root) / path for path in pairs.text_path], guids), rules)
+        texts = read_texts([Path(data_root) / path for path in pairs.text_path], guids, broken)
         cache = PixelCache(Path(cache_dir) / "pixels", ImagePreprocessor.from_processor(image_processor))
-        rows = cache.rows([Path(data_root) / path for path in pairs.image_path], guids, workers, progress)
-        return cls(guids, labels, tokens, rows, cache, cache.preprocessor, padding)
+        rows = cache.rows([Path(data_root) / path for path in pairs.image_path], guids, workers, progress, broken)
+        if broken:
+            out = {problem.guid for problem in broken}
+            kept = [i for i, guid in enumerate(guids) if guid not in out]
+            guids, texts, labels, rows = [guids[i] for i in kept], [texts[i] for i in kept], labels[kept], rows[kept]
+        return cls(guids, labels, token_cache.tokens(texts, rules), rows, cache, cache.preprocessor, padding)
 
     @classmethod
     def from_memory(

@@ -7,15 +7,16 @@ __all__ = ['START', 'END', 'TINY_IMAGE_SIZE', 'ENCODER_FILES', 'WAITS', 'UNMASKE
            'quiet_transformers', 'learn_merges', 'sample_texts', 'tiny_tokenizer', 'tiny_config', 'tiny_clip',
            'make_sample', 'fetch_encoder', 'load_encoder', 'load_processors', 'feature_widths', 'text_features',
            'image_features', 'layers', 'Gate', 'SentimentHead', 'DualEncoderClassifier', 'tower_of', 'trainable_names',
-           'set_trainable', 'parameter_counts', 'save_weights', 'read_weights', 'load_exact']
+           'set_trainable', 'block_stack', 'entering', 'parameter_counts', 'save_weights', 'read_weights', 'load_exact']
 
-# %% ../nbs/02_model.ipynb #b381fbc5
+# %% ../nbs/02_model.ipynb #1e714e08
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -411,6 +412,43 @@ def set_trainable(
     names = trainable_names(model, blocks) if encoder else set()
     for name, parameter in model.encoder.named_parameters():
         parameter.requires_grad_(name in names)
+
+# %% ../nbs/02_model.ipynb #b22add15
+def block_stack(
+    encoder: nn.Module,  # A dual encoder
+    tower: str,  # text or image
+) -> str | None:
+    "The name of a tower's stack of blocks; None if it has several or none."
+    parts = [name for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList)]
+    own = [name for name in parts if tower_of(name) == tower]
+    return own[0] if len(own) == 1 else None
+
+# %% ../nbs/02_model.ipynb #02d9001f
+@contextmanager
+def entering(
+    encoder: nn.Module,  # A dual encoder
+    stack: str,  # From `block_stack`
+    start: int,  # A block of it, counted from 0
+    visit: Callable[[Tensor], Tensor],  # Receives what enters that block [B, L, width], returns what shall enter
+    skip: bool = False,  # Whether to leave out the blocks before it
+) -> Iterator[None]:
+    "Let `visit` see or replace what enters a block."
+    holder, _, name = stack.rpartition(".")
+    holder, blocks = encoder.get_submodule(holder), encoder.get_submodule(stack)
+
+    def hook(_: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
+        if arguments:
+            return (visit(arguments[0]), *arguments[1:]), options
+        return arguments, options | {"hidden_states": visit(options["hidden_states"])}
+
+    handle = blocks[start].register_forward_pre_hook(hook, with_kwargs=True)
+    if skip:
+        setattr(holder, name, blocks[start:])
+    try:
+        yield
+    finally:
+        handle.remove()
+        setattr(holder, name, blocks)
 
 # %% ../nbs/02_model.ipynb #7b6501d7
 def parameter_counts(model: nn.Module) -> dict[str, float]:

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'LOCK_PATIENCE', 'SAMPLE_SETTINGS', 'TrainConfig', 'check_config',
            'under_root', 'plain_config', 'identity', 'resolved_model', 'model_digest', 'update', 'learning_rate_factor',
-           'parameter_groups', 'step_seed', 'find_device', 'bf16_able', 'bf16_fast', 'use_bf16', 'encode',
-           'head_probabilities', 'predict_probabilities', 'RunInputs', 'load_inputs', 'copies_across', 'write_json',
-           'read_json', 'Run', 'run_lock', 'settle_folder', 'clear_run', 'describe_run', 'git_commit', 'Progress',
-           'new_model', 'Trainer', 'cached_features', 'read_features', 'step_logits', 'is_frozen', 'set_mode',
-           'train_epoch', 'finish_epoch', 'epoch_entry', 'prediction_table', 'unseen_scores', 'finish_run', 'fit',
-           'say', 'continue_run', 'promote_best', 'start_folder', 'train_to_end', 'sample_config', 'TrainedModel',
-           'sample_run']
+           'parameter_groups', 'step_seed', 'find_device', 'ranks', 'agreed', 'gathered', 'bf16_able', 'bf16_fast',
+           'use_bf16', 'encode', 'head_probabilities', 'predict_probabilities', 'RunInputs', 'load_inputs',
+           'copies_across', 'write_json', 'read_json', 'Run', 'run_lock', 'settle_folder', 'clear_run', 'describe_run',
+           'git_commit', 'Progress', 'new_model', 'Trainer', 'cached_features', 'read_features', 'Activations',
+           'junctions', 'cached_activations', 'activation_offsets', 'compute_activations', 'new_stores',
+           'entering_blocks', 'batch_features', 'compiled', 'step_logits', 'is_frozen', 'set_mode', 'train_step',
+           'out_of_memory', 'halve', 'reduce_gradients', 'train_epoch', 'finish_epoch', 'epoch_entry',
+           'prediction_table', 'unseen_scores', 'finish_run', 'fit', 'in_turn', 'say', 'continue_run', 'promote_best',
+           'start_folder', 'train_to_end', 'sample_config', 'TrainedModel', 'sample_run']
 
-# %% ../nbs/04_train.ipynb #8d1da38c
+# %% ../nbs/04_train.ipynb #961a59a8
 import hashlib
 import json
 import math
@@ -25,10 +27,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
@@ -37,13 +39,28 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .data import LABELS, ClipsentError, atomic_write, digest, listed, make_splits, read_split, write_csv
+from clipsent_nb.data import (
+    LABELS,
+    ClipsentError,
+    atomic_write,
+    digest,
+    first_line,
+    listed,
+    make_splits,
+    read_split,
+    write_csv,
+)
 from .inputs import PairBatches, PairInputs, bucketed_batches
 from clipsent_nb.model import (
+    BELOW_THE_BLOCKS,
     DualEncoderClassifier,
     HeadVariant,
+    block_stack,
+    entering,
     fetch_encoder,
     load_encoder,
     load_exact,
@@ -58,7 +75,7 @@ from clipsent_nb.model import (
 )
 from .objective import LossName, bootstrap_interval, make_loss, score
 
-# %% ../nbs/04_train.ipynb #605ddeed
+# %% ../nbs/04_train.ipynb #156de1b1
 @dataclass(frozen=True)
 class TrainConfig:
     "Settings of one training run; relative paths are relative to the project root."
@@ -110,11 +127,15 @@ class TrainConfig:
         "auto"  # Of the arithmetic; auto: bf16 where there are instructions for it
     )
     num_workers: int = 0  # Threads that decode pictures when the cache is built; 0: one per processor
+    micro_batch_size: int = 0  # Compute a batch in parts of so many posts, to save memory; 0: whole
+    auto_batch: bool = False  # Where memory runs out, go on with a micro-batch of half the size
+    compile: bool = False  # Compile the encoder with torch.compile; texts are padded to multiples of 16 tokens
+    cache_activations: bool = True  # With --trainable-blocks, keep on disk what the blocks below make of each post
     save_minutes: float = 10.0  # A state to resume from is saved at every epoch's end and this often between
     resume: bool = True  # Continue an interrupted run; otherwise start it anew (a finished one needs --overwrite)
     overwrite: bool = False  # Replace a finished run, or one with other settings
 
-# %% ../nbs/04_train.ipynb #3d0af2aa
+# %% ../nbs/04_train.ipynb #1e4f52ed
 def check_config(config: TrainConfig) -> None:
     "Raise ClipsentError that names the first flag whose value cannot work."
     requirements = {
@@ -131,6 +152,7 @@ def check_config(config: TrainConfig) -> None:
         "max_grad_norm": (config.max_grad_norm > 0, "above 0"),
         "seed": (config.seed >= 0, "0 or more"),
         "num_workers": (config.num_workers >= 0, "0 or more"),
+        "micro_batch_size": (config.micro_batch_size >= 0, "0 or more"),
         "save_minutes": (config.save_minutes >= 0, "0 or more"),
     }
     for name, (fine, wanted) in requirements.items():
@@ -138,10 +160,11 @@ def check_config(config: TrainConfig) -> None:
             raise ClipsentError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be {wanted}")
     make_loss(config.loss, [1] * len(LABELS), config.focal_gamma, config.cb_beta, config.combo_weights)
 
-# %% ../nbs/04_train.ipynb #ce204cec
+# %% ../nbs/04_train.ipynb #3f66f15e
 CARRIED_OUT = (
-    "project_root data_root train_csv val_csv output_dir offline num_workers save_minutes resume overwrite".split()
-)
+    "project_root data_root train_csv val_csv output_dir offline num_workers micro_batch_size auto_batch compile "
+    "cache_activations save_minutes resume overwrite"
+).split()
 
 # %% ../nbs/04_train.ipynb #d388aa80
 def under_root(config: TrainConfig, path: Path) -> Path:
@@ -188,16 +211,19 @@ def model_digest(folder: Path) -> str:
             lines.append(f"{path.name} {hashlib.file_digest(file, 'blake2b').hexdigest()}")
     return "folder " + digest("\n".join(lines).encode())
 
-# %% ../nbs/04_train.ipynb #ce9686c4
+# %% ../nbs/04_train.ipynb #e0f72697
 def update(
     loss: Tensor,  # A scalar with a graph behind it
     optimizer: torch.optim.Optimizer,  # Whose parameters are moved
     schedule: torch.optim.lr_scheduler.LRScheduler,  # Moved on by one step
     max_grad_norm: float,  # Longer gradients are cut to this length
+    reduce: Callable[[], None] | None = None,  # Called when this process has its gradients
 ) -> None:
     "One step of training."
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if reduce is not None:
+        reduce()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     optimizer.step()
@@ -242,18 +268,48 @@ def step_seed(
     "A seed for one step of a run."
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
 
-# %% ../nbs/04_train.ipynb #7e60ec83
-def find_device() -> torch.device:
+# %% ../nbs/04_train.ipynb #f47d4c27
+def find_device(
+    several: bool = False,  # Whether the work can be shared among processes
+) -> torch.device:
     """The device to compute on, as `accelerate` sees it.
 
-    Raises ClipsentError under `accelerate launch` with several processes, which a run cannot use yet.
+    Raises ClipsentError under `accelerate launch` with several processes, where the work cannot be shared.
     """
     from accelerate import PartialState
 
     state = PartialState()
-    if state.num_processes > 1:
-        raise ClipsentError("several processes were launched; a run uses one, so start it without `accelerate launch`")
+    if state.num_processes > 1 and not several:
+        raise ClipsentError("several processes were launched; only `clipsent optimize` can use more than one")
     return state.device
+
+# %% ../nbs/04_train.ipynb #992f8d93
+def ranks() -> tuple[int, int]:
+    "The number of this process, from 0, and how many share the run."
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def agreed(value: object) -> object:
+    "The value that the first process has."
+    values = [value]
+    if ranks()[1] > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def gathered(
+    part: Tensor,  # Features of every n-th post of a batch, for n processes
+    count: int,  # Posts in the batch, at least n
+) -> Tensor:
+    "The features of all posts of a batch [count, width]; only this process's own have a graph."
+    rank, world = ranks()
+    own = nn.functional.pad(part, (0, 0, 0, math.ceil(count / world) - len(part))).contiguous()
+    parts = [torch.empty_like(own) for _ in range(world)]
+    dist.all_gather(parts, own.detach())
+    parts[rank] = own
+    return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
 # %% ../nbs/04_train.ipynb #2a98387e
 def bf16_able(device: torch.device) -> bool:
@@ -282,7 +338,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 # %% ../nbs/04_train.ipynb #9992a980
 ENCODING_BATCH = 32  # posts; nothing is kept for a gradient, so this is no question of memory
 
-# %% ../nbs/04_train.ipynb #dfa18b1d
+# %% ../nbs/04_train.ipynb #672f5186
 @torch.no_grad()
 def encode(
     model: DualEncoderClassifier,  # Put in evaluation mode
@@ -291,22 +347,32 @@ def encode(
     bf16: bool = False,  # Compute in bfloat16
     progress: bool = False,  # Whether to show a bar
     batch_size: int = ENCODING_BATCH,  # Posts at a time
+    around: Callable[[np.ndarray, int], AbstractContextManager] | None = None,  # Entered for the posts of each batch
 ) -> tuple[Tensor, Tensor]:
-    "Text features and image features of all posts, in float32 on the device."
+    "Text features and image features of all posts, in float32 on the device; several processes share the work."
     from tqdm import tqdm
 
     model.eval()
     batches = bucketed_batches(inputs.lengths, batch_size)
-    parts = []
+    rank, world = ranks()
+    parts = {}
     bar = tqdm(total=len(inputs), desc="encoding", unit="post", disable=not progress, leave=False)
-    for rows in batches:
+    for number, rows in list(enumerate(batches))[rank::world]:
         batch = inputs.batch(rows, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts.append(model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"]))
-        bar.update(len(rows))
+        width = batch["input_ids"].shape[1]
+        with (
+            around(rows, width) if around else nullcontext(),
+            torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+        ):
+            parts[number] = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
+        bar.update(len(rows) * world)
     bar.close()
+    if world > 1:
+        everyone: list[dict] = [{} for _ in range(world)]
+        dist.all_gather_object(everyone, {number: [t.cpu() for t in part] for number, part in parts.items()})
+        parts = {number: [t.to(device) for t in part] for own in everyone for number, part in own.items()}
     back = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
-    text, image = (torch.cat(part).float()[back] for part in zip(*parts, strict=True))
+    text, image = (torch.cat([parts[i][tower] for i in range(len(batches))]).float()[back] for tower in (0, 1))
     return text, image
 
 # %% ../nbs/04_train.ipynb #0ec85db4
@@ -561,7 +627,7 @@ def new_model(config: TrainConfig, encoder: Path) -> DualEncoderClassifier:
             load_encoder(encoder), config.head_variant, config.dropout, config.ablate_text, config.ablate_image
         )
 
-# %% ../nbs/04_train.ipynb #ce4e3461
+# %% ../nbs/04_train.ipynb #cfa513a4
 class Trainer:
     "Model, optimizer and progress of one run; `fit` drives it."
 
@@ -578,6 +644,10 @@ class Trainer:
         self.loss = make_loss(config.loss, counts, config.focal_gamma, config.cb_beta, config.combo_weights)
         self.progress = Progress()
         self.frozen_features: dict[str, tuple[Tensor, Tensor]] = {}
+        self.activations: dict[str, dict[str, Activations]] = {}
+        self.best_head: dict[str, Tensor] | None = None
+        self.micro_batch_size = config.micro_batch_size
+        self.features = compiled(self.model.features) if config.compile else self.model.features
         self.saved_at = time.monotonic()
 
     @cached_property
@@ -593,11 +663,14 @@ class Trainer:
 
     def save(self) -> None:
         "Write last.pt: all that an exact resume needs."
+        if ranks()[0] > 0:
+            return
         state = {
             "model": {name: value for name, value in self.model.state_dict().items() if self.is_saved(name)},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": asdict(self.progress),
+            "best_head": self.best_head,
         }
         with atomic_write(self.folder / "last.pt", "wb") as file:
             torch.save(state, file)
@@ -618,8 +691,19 @@ class Trainer:
         load_exact(self.model, own | state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.best_head = state.get("best_head")
 
-# %% ../nbs/04_train.ipynb #e9bc5297
+    def save_best(self) -> None:
+        "Write best.pt if only the best head was kept so far; the encoder is still as it was then."
+        if self.best_head is not None and ranks()[0] == 0:
+            trained = self.model.head.state_dict()
+            trained = {name: value.clone() for name, value in trained.items()}
+            self.model.head.load_state_dict(self.best_head)
+            save_weights(self.folder / "best.pt", self.model, plain_config(self.config))
+            self.model.head.load_state_dict(trained)
+        self.best_head = None
+
+# %% ../nbs/04_train.ipynb #a9972caa
 def cached_features(
     trainer: "Trainer",  # Whose encoder was not trained yet
     split: Literal["train", "val"],  # Of which posts
@@ -630,13 +714,14 @@ def cached_features(
         settings = [config.ablate_text, config.ablate_image, trainer.bf16, device.type, torch.__version__]
         key = digest(f"{trainer.encoder_digest} {inputs.fingerprint} {settings}".encode())
         path = under_root(config, Path("outputs/cache/features")) / f"{key}.safetensors"
-        features = read_features(path)
+        features = agreed(read_features(path))
         if features is None:
             text, image = encode(trainer.model, inputs, device, trainer.bf16)
-            set_mode(trainer.model, frozen=True)
+            set_mode(trainer.model, config, frozen=True)
             features = {"text": text.cpu().contiguous(), "image": image.cpu().contiguous()}
-            with atomic_write(path, "wb") as file:
-                file.write(safetensors.torch.save(features))
+            if ranks()[0] == 0:
+                with atomic_write(path, "wb") as file:
+                    file.write(safetensors.torch.save(features))
         trainer.frozen_features[split] = features["text"].to(device), features["image"].to(device)
     return trainer.frozen_features[split]
 
@@ -648,7 +733,181 @@ def read_features(path: Path) -> dict[str, Tensor] | None:
     except safetensors.SafetensorError:
         return None
 
-# %% ../nbs/04_train.ipynb #39024e8c
+# %% ../nbs/04_train.ipynb #2e1df19c
+@dataclass(frozen=True)
+class Activations:
+    "What enters a tower's first trained block, for each post: `values[offsets[i]:offsets[i + 1]]` for post i."
+
+    values: np.ndarray  # float32 [tokens of all posts, width], mapped from a file
+    offsets: np.ndarray  # int64 [N + 1]
+
+    def padded(
+        self,
+        rows: np.ndarray,  # Posts of a batch
+        length: int | None = None,  # Tokens per post in it; default: as the posts have them, all alike
+    ) -> Tensor:
+        "Activations of a batch [B, length, width], zeros behind the tokens that a post has."
+        starts, ends = self.offsets[rows], self.offsets[rows + 1]
+        padded = np.zeros((len(rows), length or int(ends[0] - starts[0]), self.values.shape[1]), dtype=np.float32)
+        for target, start, end in zip(padded, starts, ends, strict=True):
+            target[: end - start] = self.values[start:end]
+        return torch.from_numpy(padded)
+
+
+def junctions(model: DualEncoderClassifier, config: TrainConfig) -> dict[str, tuple[str, int]]:
+    "For each tower in use that has frozen blocks below trained ones: the name of its stack, and its first trained block."
+    found = {}
+    for tower, ablated in (("text", model.ablate_text), ("image", model.ablate_image)):
+        stack = None if ablated or not config.trainable_blocks else block_stack(model.encoder, tower)
+        if stack is not None:
+            start = len(model.encoder.get_submodule(stack)) - config.trainable_blocks
+            found |= {tower: (stack, start)} if start > 0 else {}
+    return found
+
+
+def cached_activations(trainer: "Trainer", split: Literal["train", "val"], frozen: bool) -> None:
+    "Have the activations of a split at hand, from the cache or computed now, if an epoch can use them."
+    config, inputs = trainer.config, getattr(trainer.inputs, split)
+    if frozen or split in trainer.activations or not config.cache_activations:
+        return
+    starts = junctions(trainer.model, config)
+    if config.image_aug and split == "train":
+        starts.pop("image", None)
+    if not starts:
+        return
+    folder, paths = under_root(config, Path("outputs/cache/activations")), {}
+    for tower, junction in starts.items():
+        settings = [tower, junction, trainer.bf16, trainer.device.type, torch.__version__]
+        key = digest(f"{trainer.encoder_digest} {inputs.fingerprint} {settings}".encode())
+        paths[tower] = folder / f"{key}.npy"
+    with in_turn():
+        if not all(path.is_file() for path in paths.values()):
+            compute_activations(trainer, inputs, {paths[tower]: (tower, *starts[tower]) for tower in starts})
+    if all(path.is_file() for path in paths.values()):
+        found = {tower: np.load(path, mmap_mode="r", allow_pickle=False) for tower, path in paths.items()}
+        trainer.activations[split] = {
+            tower: Activations(values, activation_offsets(inputs, tower, len(values)))
+            for tower, values in found.items()
+        }
+    else:
+        trainer.activations[split] = {}
+
+
+def activation_offsets(inputs: PairInputs, tower: str, tokens: int) -> np.ndarray:
+    "Where the activations of each post begin: int64 [N + 1]. All pictures have as many tokens."
+    if tower == "image" or inputs.padding.width is not None:
+        return np.arange(len(inputs) + 1) * (tokens // len(inputs))
+    return inputs.tokens.offsets
+
+
+@torch.no_grad()
+def compute_activations(trainer: "Trainer", inputs: PairInputs, wanted: Mapping[Path, tuple[str, str, int]]) -> None:
+    "Write what enters the given block of a tower's stack, for all posts; says so and writes nothing if the disk is small."
+    from filelock import FileLock
+    from tqdm import tqdm
+
+    model, seen = trainer.model, {}
+    folder = next(iter(wanted)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def see(path: Path, hidden: Tensor) -> Tensor:
+        seen[path] = hidden
+        return hidden
+
+    with FileLock(folder / "lock"), ExitStack() as stack:
+        for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
+            abandoned.unlink()
+        model.eval()
+        for path, (_, name, start) in wanted.items():
+            stack.enter_context(entering(model.encoder, name, start, partial(see, path)))
+        stores = {}
+        for rows in tqdm(bucketed_batches(inputs.lengths, ENCODING_BATCH), "activations", leave=False, disable=None):
+            batch = inputs.batch(rows, trainer.device)
+            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.bf16):
+                model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
+            stores = stores or new_stores(inputs, wanted, seen)
+            if not stores:
+                return
+            for path, (values, offsets) in stores.items():
+                hidden = seen[path].float().cpu().numpy()
+                for row, post in zip(rows, hidden, strict=True):
+                    values[offsets[row] : offsets[row + 1]] = post[: offsets[row + 1] - offsets[row]]
+        for path, (values, _) in stores.items():
+            values.flush()
+            os.replace(path.with_name(f".{path.name}.tmp"), path)
+
+
+def new_stores(
+    inputs: PairInputs, wanted: Mapping[Path, tuple[str, str, int]], seen: Mapping[Path, Tensor]
+) -> dict[Path, tuple[np.memmap, np.ndarray]]:
+    "Empty files for the activations of all posts, and where each post begins; none if they would fill the disk."
+    shapes = {}
+    for path, (tower, _, _) in wanted.items():
+        fixed = tower == "image" or inputs.padding.width is not None
+        tokens = len(inputs) * seen[path].shape[1] if fixed else int(inputs.tokens.offsets[-1])
+        shapes[path] = tokens, seen[path].shape[2]
+    size = sum(4 * tokens * width for tokens, width in shapes.values())
+    folder = next(iter(wanted)).parent
+    free = shutil.disk_usage(folder).free
+    if size > free / 2:
+        lack = f"the activations of the frozen blocks take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        print(f"{folder}: {lack}; computing them anew in every epoch", file=sys.stderr)
+        return {}
+    stores = {}
+    for path, shape in shapes.items():
+        values = np.lib.format.open_memmap(path.with_name(f".{path.name}.tmp"), "w+", np.float32, shape)
+        stores[path] = values, activation_offsets(inputs, wanted[path][0], shape[0])
+    return stores
+
+
+@contextmanager
+def entering_blocks(trainer: "Trainer", split: Literal["train", "val"], rows: np.ndarray, width: int) -> Iterator[None]:
+    "Let the towers start at their first trained block, with the activations of these posts."
+    kept, starts = trainer.activations.get(split, {}), junctions(trainer.model, trainer.config)
+    with ExitStack() as stack:
+        for tower, activations in kept.items():
+            given = activations.padded(rows, width if tower == "text" else None).to(trainer.device)
+            stack.enter_context(
+                entering(trainer.model.encoder, *starts[tower], lambda _, given=given: given, skip=True)
+            )
+        yield
+
+# %% ../nbs/04_train.ipynb #de1251a1
+def batch_features(trainer: "Trainer", rows: np.ndarray, seed: int, frozen: bool) -> tuple[Tensor, Tensor]:
+    "Text and image features of a training batch, computed in micro-batches, and in shares by several processes."
+    config, device, (rank, world) = trainer.config, trainer.device, ranks()
+    augment_seed = seed if config.image_aug else None
+    batch = trainer.inputs.train.batch(rows, device, augment_seed, 16 if config.compile else 1)
+    share = slice(rank, None, world) if len(rows) >= world else slice(None)
+    tensors = [batch[name][share] for name in ("input_ids", "attention_mask", "pixel_values")]
+    own, size = rows[share], trainer.micro_batch_size or len(rows)
+
+    def features(part: np.ndarray, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        around = entering_blocks(trainer, "train", part, inputs[0].shape[1]) if not frozen else nullcontext()
+        with around, torch.autocast(device.type, torch.bfloat16, enabled=trainer.bf16):
+            return trainer.features(*inputs)
+
+    torch.manual_seed(seed)
+    if size >= len(own):
+        text, image = (part.float() for part in features(own, *tensors))
+    else:
+        parts = [slice(start, start + size) for start in range(0, len(own), size)]
+        options = {"use_reentrant": False}
+        done = [checkpoint(features, own[part], *(t[part] for t in tensors), **options) for part in parts]
+        text, image = (torch.cat(part).float() for part in zip(*done, strict=True))
+    if len(rows) >= world > 1:
+        return gathered(text, len(rows)), gathered(image, len(rows))
+    return text, image
+
+
+def compiled(features: Callable) -> Callable:
+    "The encoder's part, compiled for each width of the texts."
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 64  # widths times full and last batches, with and without gradient
+    return torch.compile(features, dynamic=False)
+
+# %% ../nbs/04_train.ipynb #e310b665
 def step_logits(trainer: Trainer, rows: np.ndarray, seed: int, frozen: bool) -> Tensor:
     "Logits of a training step for the given rows."
     model, config, device = trainer.model, trainer.config, trainer.device
@@ -657,10 +916,8 @@ def step_logits(trainer: Trainer, rows: np.ndarray, seed: int, frozen: bool) -> 
         index = torch.from_numpy(rows).to(device)
         text, image = (part[index] for part in features)
     else:
-        batch = trainer.inputs.train.batch(rows, device, augment_seed=seed if config.image_aug else None)
-        torch.manual_seed(seed)
-        with torch.set_grad_enabled(not frozen), torch.autocast(device.type, torch.bfloat16, enabled=trainer.bf16):
-            text, image = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
+        with torch.set_grad_enabled(not frozen):
+            text, image = batch_features(trainer, rows, seed, frozen)
     torch.manual_seed(seed)
     return model.head(text.float(), image.float())
 
@@ -669,39 +926,99 @@ def is_frozen(config: TrainConfig, epoch: int) -> bool:
     "Whether only the head is trained in an epoch, counted from 0."
     return epoch < config.freeze_epochs or config.trainable_blocks == 0
 
-# %% ../nbs/04_train.ipynb #bfd6d8ca
-def set_mode(model: DualEncoderClassifier, frozen: bool) -> None:
-    "Training mode; a frozen encoder stays in evaluation mode, so that its dropout is off."
+# %% ../nbs/04_train.ipynb #83f096f5
+def set_mode(model: DualEncoderClassifier, config: TrainConfig, frozen: bool) -> None:
+    "Training mode; what is frozen of the encoder stays in evaluation mode, so that its dropout is off."
     model.train()
     if frozen:
         model.encoder.eval()
+    elif config.trainable_blocks is not None:
+        for name, part in model.encoder.named_modules():
+            if name.split(".")[-1] in BELOW_THE_BLOCKS:
+                part.eval()
+        for stack, start in junctions(model, config).values():
+            model.encoder.get_submodule(stack)[:start].eval()
 
-# %% ../nbs/04_train.ipynb #c36fc91d
-def train_epoch(trainer: Trainer, bar) -> None:
-    """Train from the current step to the end of the current epoch.
+# %% ../nbs/04_train.ipynb #9dcd0b84
+def train_step(trainer: Trainer, rows: np.ndarray, targets: Tensor, frozen: bool) -> float:
+    """One step on the given rows; the loss.
 
-    Raises ClipsentError with the guids of the step if the loss is not finite.
+    Raises ClipsentError with the guids of the step if the loss is not finite, or if memory runs out.
     """
+    config, progress = trainer.config, trainer.progress
+    seed = step_seed(config.seed, progress.epoch, progress.step)
+    try:
+        loss = trainer.loss(step_logits(trainer, rows, seed, frozen), targets)
+        value = loss.item()
+        if not math.isfinite(value):
+            guids = [trainer.inputs.train.guids[row] for row in rows]
+            raise ClipsentError(
+                f"the loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}, guids "
+                f"{listed(guids, config.batch_size)}; lower --lr, or try --precision fp32"
+            )
+        reduce = partial(reduce_gradients, trainer.model, len(rows)) if ranks()[1] > 1 else None
+        update(loss, trainer.optimizer, trainer.schedule, config.max_grad_norm, reduce)
+        return value
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        halve(trainer, min(trainer.micro_batch_size or len(rows), len(rows)), error)
+    return train_step(trainer, rows, targets, frozen)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    "Whether memory was refused; a CPU says so in a RuntimeError."
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def halve(trainer: Trainer, tried: int, error: BaseException) -> None:
+    "Take half the micro-batch that was tried; raises ClipsentError if that is not wanted or not possible."
+    config, half = trainer.config, tried // 2
+    if half == 0:
+        raise ClipsentError(f"out of memory with a single post ({first_line(error)}); use a smaller encoder") from error
+    if not config.auto_batch or ranks()[1] > 1:
+        raise ClipsentError(
+            f"out of memory with {tried} posts at a time ({first_line(error)}); add --micro-batch-size {half}, which "
+            "gives the same numbers in a little more time, or --auto-batch, which finds the size; the run continues"
+        ) from error
+    print(
+        f"out of memory with {tried} posts at a time; going on with {half}, batches stay as they are", file=sys.stderr
+    )
+    trainer.micro_batch_size = half
+    trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def reduce_gradients(model: DualEncoderClassifier, count: int) -> None:
+    "Add the gradients of the encoder over all processes, each of which has those of its share; average the head's."
+    world = ranks()[1]
+    waiting = []
+    for part in (model.encoder, model.head):
+        for parameter in part.parameters():
+            if parameter.grad is not None:
+                if part is model.head or count < world:  # then every process has computed the whole
+                    parameter.grad /= world
+                waiting.append(dist.all_reduce(parameter.grad, async_op=True))
+    for work in waiting:
+        work.wait()
+
+# %% ../nbs/04_train.ipynb #47b1efcb
+def train_epoch(trainer: Trainer, bar) -> None:
+    "Train from the current step to the end of the current epoch."
     config, inputs, progress = trainer.config, trainer.inputs.train, trainer.progress
     frozen = is_frozen(config, progress.epoch)
     set_trainable(trainer.model, not frozen, config.trainable_blocks)
-    set_mode(trainer.model, frozen)
     if not frozen:
         trainer.frozen_features.clear()
+        trainer.save_best()
+    cached_activations(trainer, "train", frozen)
+    set_mode(trainer.model, config, frozen)
     order = bucketed_batches(inputs.lengths, config.batch_size, config.seed, progress.epoch)
     labels = torch.from_numpy(inputs.labels).to(trainer.device)
     started = time.monotonic()
     for rows in order[progress.step :]:
-        seed = step_seed(config.seed, progress.epoch, progress.step)
-        logits = step_logits(trainer, rows, seed, frozen)
-        loss = trainer.loss(logits, labels[torch.from_numpy(rows).to(trainer.device)])
-        value = loss.item()
-        if not math.isfinite(value):
-            raise ClipsentError(
-                f"the loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}, guids "
-                f"{listed([inputs.guids[row] for row in rows], config.batch_size)}; lower --lr, or try --precision fp32"
-            )
-        update(loss, trainer.optimizer, trainer.schedule, config.max_grad_norm)
+        value = train_step(trainer, rows, labels[torch.from_numpy(rows).to(trainer.device)], frozen)
         progress.step += 1
         progress.posts += len(rows)
         progress.total_posts += len(rows)
@@ -714,7 +1031,7 @@ def train_epoch(trainer: Trainer, bar) -> None:
             trainer.save()
     progress.seconds += time.monotonic() - started
 
-# %% ../nbs/04_train.ipynb #e7c2e65a
+# %% ../nbs/04_train.ipynb #94ca2261
 def finish_epoch(trainer: Trainer) -> dict[str, float]:
     "Validate, record the epoch, keep the weights if they are the best so far, and save the state."
     progress, started = trainer.progress, time.monotonic()
@@ -722,7 +1039,9 @@ def finish_epoch(trainer: Trainer) -> dict[str, float]:
     if frozen:
         features = cached_features(trainer, "val")
     else:
-        features = encode(trainer.model, trainer.inputs.val, trainer.device, trainer.bf16)
+        cached_activations(trainer, "val", frozen)
+        around = partial(entering_blocks, trainer, "val")
+        features = encode(trainer.model, trainer.inputs.val, trainer.device, trainer.bf16, around=around)
     probabilities = head_probabilities(trainer.model, features)
     scores = score(trainer.inputs.val.labels, probabilities)
     best = max((entry["val_f1_macro"] for entry in progress.history), default=-1.0)
@@ -730,12 +1049,16 @@ def finish_epoch(trainer: Trainer) -> dict[str, float]:
     if scores["f1_macro"] > best:
         progress.best_epoch = progress.epoch
         progress.best_probabilities = probabilities.tolist()
-        save_weights(trainer.folder / f"best.{progress.epoch}.pt", trainer.model, plain_config(trainer.config))
+        if frozen:
+            trainer.best_head = {name: value.clone() for name, value in trainer.model.head.state_dict().items()}
+        elif ranks()[0] == 0:
+            save_weights(trainer.folder / f"best.{progress.epoch}.pt", trainer.model, plain_config(trainer.config))
     progress.epoch, progress.step, progress.loss_sum, progress.posts = progress.epoch + 1, 0, 0.0, 0
     progress.seconds += time.monotonic() - started
-    write_csv(pd.DataFrame(progress.history), trainer.folder / "history.csv")
-    trainer.save()
-    promote_best(trainer.folder, progress.best_epoch)
+    if ranks()[0] == 0:
+        write_csv(pd.DataFrame(progress.history), trainer.folder / "history.csv")
+        trainer.save()
+        promote_best(trainer.folder, progress.best_epoch)
     return progress.history[-1]
 
 # %% ../nbs/04_train.ipynb #c18a3396
@@ -789,9 +1112,10 @@ def unseen_scores(
         "unseen_val_posts": int(unseen.sum()),
     }
 
-# %% ../nbs/04_train.ipynb #4e58e378
-def finish_run(trainer: Trainer) -> dict[str, object]:
-    "Write val_predictions.csv and, last, metrics.json."
+# %% ../nbs/04_train.ipynb #c4cadaec
+def finish_run(trainer: Trainer) -> None:
+    "Write best.pt if it waits, val_predictions.csv and, last, metrics.json."
+    trainer.save_best()
     progress, val = trainer.progress, trainer.inputs.val
     probabilities = np.array(progress.best_probabilities)
     write_csv(prediction_table(val.guids, val.labels, probabilities), trainer.folder / "val_predictions.csv")
@@ -813,26 +1137,28 @@ def finish_run(trainer: Trainer) -> dict[str, object]:
     }
     write_json(trainer.folder / "metrics.json", metrics)
     (trainer.folder / "last.pt").unlink(missing_ok=True)
-    return metrics
 
-# %% ../nbs/04_train.ipynb #48541adf
+# %% ../nbs/04_train.ipynb #9dcdf011
 def fit(
     config: TrainConfig,  # What to do
     progress: bool = True,  # Whether to show bars and a line per epoch
 ) -> Run:
-    """Train, or continue, or return the finished run with these settings.
+    """Train, or continue, or return the finished run with these settings; under `accelerate launch` in all processes.
 
     Raises ClipsentError for unusable settings or input, a folder in use or with another run, or a loss that is not finite.
     """
     check_config(config)
     folder, own = under_root(config, config.output_dir), identity(config)
-    with run_lock(folder):
-        found = settle_folder(folder, own, config)
+    device = find_device(several=True)
+    rank, world = ranks()
+    first, progress = rank == 0, progress and rank == 0
+    with run_lock(folder) if first else nullcontext():
+        found = agreed(settle_folder(folder, own, config) if first else None)
         if found == "found":
             return Run.load(folder, found=True)
-        device = find_device()
         bf16 = use_bf16(config.precision, device)
-        inputs = load_inputs(config, progress)
+        with in_turn():
+            inputs = load_inputs(config, progress)
         if inputs.leaked:
             say(
                 progress,
@@ -840,16 +1166,35 @@ def fit(
             )
         trainer = Trainer(config, inputs, folder, device, bf16)
         description = describe_run(config, inputs, device, bf16)
-        if found == "replace":  # not before here: until now something could have been wrong with the new run
-            clear_run(folder)
-        for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
-            abandoned.unlink()
-        if (folder / "last.pt").is_file():
-            continue_run(trainer, description)
-        start_folder(trainer, description)
+        with in_turn():
+            if found == "replace" and first:  # not before here: until now the new run could have been refused
+                clear_run(folder)
+            if first:
+                for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
+                    abandoned.unlink()
+        with in_turn():
+            if (folder / "last.pt").is_file():
+                continue_run(trainer, description)
+        if first:
+            start_folder(trainer, description)
         train_to_end(trainer, progress)
-        finish_run(trainer)
+        with in_turn():
+            if first:
+                finish_run(trainer)
     return Run.load(folder)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    "The first process goes ahead, the others follow when it is through; all leave together."
+    rank, world = ranks()
+    if world > 1 and rank > 0:
+        dist.barrier()
+    yield
+    if world > 1 and rank == 0:
+        dist.barrier()
+    if world > 1:
+        dist.barrier()
 
 # %% ../nbs/04_train.ipynb #c508361c
 def say(progress: bool, message: str) -> None:
@@ -859,7 +1204,7 @@ def say(progress: bool, message: str) -> None:
     if progress:
         tqdm.write(message)
 
-# %% ../nbs/04_train.ipynb #90a3da79
+# %% ../nbs/04_train.ipynb #e6f4aeca
 def continue_run(trainer: Trainer, description: Mapping[str, object]) -> None:
     """Restore an interrupted run, and say if the machine is another one.
 
@@ -875,7 +1220,8 @@ def continue_run(trainer: Trainer, description: Mapping[str, object]) -> None:
     if changed:
         print(f"warning: {', '.join(changed)} changed since the run began; its numbers may differ", file=sys.stderr)
     trainer.restore()
-    promote_best(trainer.folder, trainer.progress.best_epoch)
+    if ranks()[0] == 0:
+        promote_best(trainer.folder, trainer.progress.best_epoch)
 
 # %% ../nbs/04_train.ipynb #c29c75be
 def promote_best(folder: Path, epoch: int) -> None:

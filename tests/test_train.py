@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,3 +291,123 @@ def test_no_trainable_block_means_frozen(config, tmp_path):
     frozen = fit(replace(config, freeze_epochs=3), progress=False)
     blocks = fit(replace(config, freeze_epochs=0, trainable_blocks=0, output_dir=tmp_path / "blocks"), progress=False)
     assert frozen.history.equals(blocks.history) and blocks.history.frozen.all()
+
+
+def answers(run: Run) -> pd.DataFrame:
+    return run.predictions[["p_negative", "p_neutral", "p_positive"]]
+
+
+@pytest.mark.parametrize("image_aug", [False, True])
+def test_cached_activations_equal_the_uncached_path(config, tmp_path, image_aug):
+    config = replace(config, trainable_blocks=1, epochs=2, precision="fp32", image_aug=image_aug)
+    runs = {}
+    for cached in (True, False):
+        settings = {"cache_activations": cached, "output_dir": tmp_path / f"{cached}"}
+        runs[cached] = fit(replace(config, **settings), progress=False)
+    kept = list((config.project_root / "outputs/cache/activations").glob("*.npy"))
+    assert len(kept) >= (3 if image_aug else 4)
+    pd.testing.assert_frame_equal(answers(runs[True]), answers(runs[False]), atol=1e-4, rtol=0)
+    first = {
+        name: tensor for name, tensor in read_weights(runs[True].folder / "best.pt")[0].items() if "layers.0." in name
+    }
+    start = fit(replace(config, trainable_blocks=0, output_dir=tmp_path / "start"), progress=False)
+    untouched = read_weights(start.folder / "best.pt")[0]
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in first.items())
+
+
+def test_activations_are_computed_once_and_only_where_there_is_room(config, tmp_path, monkeypatch, capsys):
+    config = replace(config, trainable_blocks=1, epochs=2, freeze_epochs=0, seed=11)
+    fit(replace(config, output_dir=tmp_path / "first"), progress=False)
+
+    def again(*arguments):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "compute_activations", again)
+        fit(replace(config, output_dir=tmp_path / "second"), progress=False)
+    usage = train.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(train.shutil, "disk_usage", lambda folder: usage)
+    folder = config.project_root / "outputs/cache/activations"
+    shutil.rmtree(folder)
+    fit(replace(config, output_dir=tmp_path / "third"), progress=False)
+    assert not list(folder.glob("*.npy"))
+    assert "computing them anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("image_aug", [False, True])
+def test_micro_batches_change_no_number(config, tmp_path, image_aug):
+    config = replace(config, epochs=2, freeze_epochs=0, precision="fp32", image_aug=image_aug)
+    whole = fit(config, progress=False)
+    parts = fit(replace(config, micro_batch_size=5, output_dir=tmp_path / "parts"), progress=False)
+    pd.testing.assert_frame_equal(answers(whole), answers(parts), atol=1e-4, rtol=0)
+
+
+def test_memory_that_runs_out_is_named_or_halves_the_micro_batch(config, tmp_path, monkeypatch, capsys):
+    config = replace(config, epochs=2, freeze_epochs=0, precision="fp32")
+    whole = fit(replace(config, output_dir=tmp_path / "whole"), progress=False)
+    original = train.DualEncoderClassifier.features
+
+    def features(self, input_ids, *arguments):
+        if len(input_ids) > 6 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("tried to allocate 20.00 MiB")
+        return original(self, input_ids, *arguments)
+
+    monkeypatch.setattr(train.DualEncoderClassifier, "features", features)
+    with pytest.raises(ClipsentError, match="out of memory with 16 posts at a time .*--micro-batch-size 8"):
+        fit(config, progress=False)
+    run = fit(replace(config, auto_batch=True), progress=False)
+    assert "going on with 4" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(answers(whole), answers(run), atol=1e-4, rtol=0)
+
+
+def test_frozen_run_writes_the_encoder_once(config, monkeypatch):
+    written, original = [], train.save_weights
+    monkeypatch.setattr(train, "save_weights", lambda path, *rest: (written.append(path.name), original(path, *rest)))
+    run = fit(replace(config, trainable_blocks=0, epochs=5, early_stop=0), progress=False)
+    assert written == ["best.pt"]
+    loaded = train.TrainedModel.load(run.folder)
+    again = loaded.probabilities(train.load_inputs(replace(config, trainable_blocks=0), progress=False).val)
+    assert abs(again - answers(run).to_numpy()).max() < (1e-5 if run.config["computed_in"] == "fp32" else 0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(config, tmp_path):
+    flags = ["optimize", "--project-root", str(config.project_root), "--model-name", "tiny_clip", "--epochs", "3"]
+    flags += ["--batch-size", "16", "--lr", "1e-3", "--use-cosine", "--warmup-ratio", "0.1", "--precision", "fp32"]
+    settings = {"precision": "fp32", "early_stop": 3}
+    for extra in ({}, {"image_aug": True}, {"trainable_blocks": 1}):
+        one = fit(
+            replace(config, **settings, **extra, output_dir=tmp_path / f"one{len(extra)}{list(extra)}"), progress=False
+        )
+        more = [
+            f"--{name.replace('_', '-')}" + (f"={value}" if value is not True else "") for name, value in extra.items()
+        ]
+        folder = tmp_path / f"two{list(extra)}"
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+        ]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "clipsent_nb.cli", *flags, *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, "--output-dir", str(folder)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("run folder") == 1
+        assert (folder / "report.html").is_file()
+        two = Run.load(folder)
+        assert two.predictions.guid.tolist() == one.predictions.guid.tolist()
+        pd.testing.assert_frame_equal(answers(one), answers(two), atol=1e-3, rtol=0)
+        assert abs(one.metrics["best_val_f1_macro"] - two.metrics["best_val_f1_macro"]) < 0.02
+
+
+@pytest.mark.slow
+def test_compiled_encoder_gives_the_same_answers(config, tmp_path):
+    config = replace(config, epochs=2, freeze_epochs=0, precision="fp32", lr=1e-4)
+    plain = fit(config, progress=False)
+    compiled = fit(replace(config, compile=True, output_dir=tmp_path / "compiled"), progress=False)
+    pd.testing.assert_frame_equal(answers(plain), answers(compiled), atol=1e-3, rtol=0)
