@@ -15,10 +15,9 @@ import torch
 from common import interleave, parser, reference, told, write
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from train_step import WithLoss
 
 from clipsent_nb.model import fetch_encoder, quiet_transformers
-from clipsent_nb.train import Progress, Trainer, load_inputs, new_model, resolved_model, train_epoch
+from clipsent_nb.train import Progress, Trainer, load_inputs, resolved_model, train_epoch
 
 
 def matrix_rate(rows: int) -> float:
@@ -33,28 +32,6 @@ def matrix_rate(rows: int) -> float:
         torch.cuda.synchronize()
         times.append((time.perf_counter() - started) / 50)
     return 2 * rows * 768 * 3072 / statistics.median(times)
-
-
-def hub_trainer(config, encoder: Path, folder: Path, **changes):
-    "The Trainer of transformers on the GPU."
-    from transformers import Trainer as HubTrainer
-    from transformers import TrainingArguments
-
-    arguments = TrainingArguments(
-        str(folder / "hub"),
-        per_device_train_batch_size=config.batch_size,
-        num_train_epochs=1,
-        learning_rate=config.lr,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        logging_strategy="no",
-        **changes,
-    )
-    posts, join = plain.Posts(config, config.train_csv), plain.collate(encoder, "max_length")
-    model = WithLoss(new_model(config, encoder), plain.class_loss(posts))
-    return HubTrainer(model, arguments, data_collator=join, train_dataset=posts)
 
 
 def ours(config, inputs) -> tuple[Trainer, object]:
@@ -90,9 +67,9 @@ def main() -> None:
             epoch()
             peak = torch.cuda.max_memory_allocated()
             sides = {"ours": epoch, "ours compiled": ours(replace(config, compile=True), inputs)[1]}
-            sides["Trainer, defaults"] = hub_trainer(config, encoder, folder).train
+            sides["Trainer, defaults"] = plain.trainer_of_transformers(config, encoder, folder).train
             tuned = {"bf16": True, "dataloader_num_workers": 8, "optim": "adamw_torch_fused"}
-            sides["Trainer, tuned"] = hub_trainer(config, encoder, folder, **tuned).train
+            sides["Trainer, tuned"] = plain.trainer_of_transformers(config, encoder, folder, **tuned).train
             row = told(f"batch {batch_size}", interleave(sides, 1 if options.quick else 3), count)
             rate = matrix_rate(50 * batch_size)
             share = counter.get_total_flops() / row["medians"]["ours"] / rate

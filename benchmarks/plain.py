@@ -12,7 +12,7 @@ from clipsent_nb.data import LABELS, read_split, read_text
 from clipsent_nb.inputs import active_rules, clean_text
 from clipsent_nb.model import load_processors
 from clipsent_nb.objective import make_loss
-from clipsent_nb.train import TrainConfig, plain_config, under_root
+from clipsent_nb.train import TrainConfig, new_model, plain_config, under_root
 
 
 class Posts(torch.utils.data.Dataset):
@@ -87,3 +87,36 @@ def answer(model: nn.Module, loader) -> pd.Series:
     for batch in loader:
         answers += model(batch["input_ids"], batch["attention_mask"], batch["pixel_values"]).argmax(dim=1).tolist()
     return pd.Series(answers)
+
+
+class WithLoss(nn.Module):
+    "The model as the Trainer wants it: the loss comes out."
+
+    def __init__(self, model: nn.Module, criterion: Callable) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+
+    def forward(self, input_ids, attention_mask, pixel_values, labels):
+        logits = self.model(input_ids, attention_mask, pixel_values)
+        return {"loss": self.criterion(logits, labels), "logits": logits}
+
+
+def trainer_of_transformers(config: TrainConfig, encoder: Path, folder: Path, **changes: object):
+    "The Trainer of transformers with default arguments, but for those given, on texts padded to the full length."
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        str(folder / "hub"),
+        per_device_train_batch_size=config.batch_size,
+        num_train_epochs=1,
+        learning_rate=config.lr,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        logging_strategy="no",
+        **changes,
+    )
+    posts, join = Posts(config, config.train_csv), collate(encoder, "max_length")
+    model = WithLoss(new_model(config, encoder), class_loss(posts))
+    return Trainer(model, arguments, data_collator=join, train_dataset=posts)

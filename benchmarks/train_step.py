@@ -11,24 +11,11 @@ from pathlib import Path
 import plain
 import torch
 from common import interleave, parser, reference, told, write
-from torch import nn
 from tqdm import tqdm
 
 from clipsent_nb.inputs import bucketed_batches
 from clipsent_nb.model import fetch_encoder, quiet_transformers
 from clipsent_nb.train import Progress, Trainer, bf16_able, load_inputs, new_model, resolved_model, train_epoch
-
-
-class WithLoss(nn.Module):
-    "The model as the Trainer wants it: the loss comes out."
-
-    def __init__(self, model: nn.Module, criterion: Callable) -> None:
-        super().__init__()
-        self.model, self.criterion = model, criterion
-
-    def forward(self, input_ids, attention_mask, pixel_values, labels):
-        logits = self.model(input_ids, attention_mask, pixel_values)
-        return {"loss": self.criterion(logits, labels), "logits": logits}
 
 
 def ours(config, inputs, bf16: bool) -> tuple[Trainer, Callable[[], None]]:
@@ -57,27 +44,6 @@ def losses_apart(config, inputs) -> float:
     return max(abs(one.item() - other) for one, other in zip(seen, others, strict=True))
 
 
-def trainer_of_transformers(config, encoder: Path, folder: Path):
-    from transformers import Trainer as HubTrainer
-    from transformers import TrainingArguments
-
-    arguments = TrainingArguments(
-        str(folder / "hub"),
-        per_device_train_batch_size=config.batch_size,
-        num_train_epochs=1,
-        learning_rate=config.lr,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        logging_strategy="no",
-        use_cpu=True,
-    )
-    posts, join = plain.Posts(config, config.train_csv), plain.collate(encoder, "max_length")
-    model = WithLoss(new_model(config, encoder), plain.class_loss(posts))
-    return HubTrainer(model, arguments, data_collator=join, train_dataset=posts)
-
-
 def main() -> None:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--posts", type=int, help="per epoch; default: 8 batches")
@@ -101,7 +67,7 @@ def main() -> None:
             optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
             loader = plain.batches(config, encoder, config.train_csv, options.workers)
             sides["plain loop"] = lambda m=model, o=optimizer, b=loader: plain.train(m, o, b)
-            sides["transformers Trainer"] = trainer_of_transformers(config, encoder, folder).train
+            sides["transformers Trainer"] = plain.trainer_of_transformers(config, encoder, folder, use_cpu=True).train
             times = interleave(sides, 1 if options.quick else 3)
             row = told(f"batch {batch_size}, {count} pairs", times, count) | {"losses_apart_fp32": apart}
             figures[f"batch {batch_size}"] = row

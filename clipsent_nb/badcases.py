@@ -31,6 +31,7 @@ from clipsent_nb.data import (
     ClipsentError,
     atomic_write,
     digest,
+    formula_safe,
     listed,
     open_image,
     read_split,
@@ -43,6 +44,7 @@ from clipsent_nb.inputs import (
     active_rules,
     clean_text,
     fold_repeats,
+    put_aside,
     read_texts,
     replace_emoji,
     split_hashtags,
@@ -301,11 +303,13 @@ def augment_text(
     for case, text in zip(
         cases.itertuples(), read_texts([root / path for path in cases.text_path], cases.guid), strict=True
     ):
+        text = re.sub(r"\r\n?", "\n", text)  # a table would take a lone carriage return for the end of a row
         for changed in rewrites_of(text, num_aug, random.Random(f"{seed} {case.guid}")):
             rows.append((case.guid, case.true_label, case.pred_label, case.text_path, text, changed))
     names = ["guid", "true_label", "pred_label", "text_path", "text_raw", "text_aug"]
     table = pd.DataFrame(rows, columns=names)
-    write_csv(table, project_root / output_csv)
+    safe = {name: formula_safe(table[name]) for name in ("text_raw", "text_aug")}
+    write_csv(table.assign(**safe), project_root / output_csv)
     say(
         progress,
         f"{len(table)} texts for {table.guid.nunique()} of {len(cases)} posts; the others read the same however rewritten",
@@ -428,9 +432,10 @@ def check_sources(copies: pd.DataFrame, path: Path, cases: pd.DataFrame) -> None
 
 
 def write_texts(copies: pd.DataFrame, folder: Path, root: Path) -> pd.DataFrame:
-    "Write the altered texts to files, and set text_path to them."
+    "Write the altered texts to files, without the apostrophes of `formula_safe`, and set text_path to them."
+    texts = copies.text_aug.str.replace(r"^'(?='*\s*[=+\-@＝＋－＠])", "", regex=True)
     paths = []
-    for row in copies.itertuples():
+    for row in copies.assign(text_aug=texts).itertuples():
         name = f"{re.sub(r'[^a-zA-Z0-9_.-]', '_', row.guid)}_{digest(f'{row.guid} {row.text_aug}'.encode())[:8]}.txt"
         with atomic_write(folder / name) as file:
             file.write(row.text_aug)
@@ -503,11 +508,14 @@ def ask(
     config: TrainConfig,  # Says where things are, and how many posts to read at a time
     progress: bool,  # Whether to show bars
 ) -> pd.DataFrame:
-    "A trained model's answers to posts: the columns of val_predictions.csv."
+    "A trained model's answers to the posts that can be read: the columns of val_predictions.csv."
     trained = TrainedModel.load(weights, config.model_name, config.offline)
     root, cache = Path(config.data_root or config.project_root), under_root(config, Path("outputs/cache"))
     processors = (trained.tokenizer, trained.image_processor, trained.config, cache)
-    inputs = PairInputs.build(posts, root, *processors, workers=config.num_workers or None, progress=progress)
+    options, broken = {"workers": config.num_workers or None, "progress": progress}, []
+    inputs = PairInputs.build(posts, root, *processors, broken=broken, **options)
+    audit_csv = under_root(config, Path("outputs/audit.csv"))
+    put_aside(broken, len(posts), "the posts to be answered", audit_csv, config.strict, config.max_bad)
     return prediction_table(inputs.guids, inputs.labels, trained.probabilities(inputs, progress, config.batch_size))
 
 # %% ../nbs/09_badcases.ipynb #d8397a45
@@ -578,6 +586,7 @@ def mine(
         raise ClipsentError(f"{path}: no label for guid {listed(posts.guid[posts.label == ''].tolist())}")
     else:
         predictions = ask(posts, weights, config, progress)
+    posts = posts[posts.guid.isin(predictions.guid)]  # the others could not be read
     return write_mined(config, score_posts(posts, predictions, kind, min_confidence), output_csv, report)
 
 # %% ../nbs/09_badcases.ipynb #d36edb53

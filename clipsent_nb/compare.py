@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from .badcases import FOLD_RUNS
-from .data import LABELS, ClipsentError, digest, listed, read_split, write_csv
+from .data import LABELS, ClipsentError, digest, formula_safe, listed, read_split, write_csv
 from .grid import collect, selection_optimism
 from .inputs import active_rules, clean_text, label_numbers, read_texts
 from clipsent_nb.objective import (
@@ -545,7 +545,7 @@ def compare(
     config = replace(config, overwrite=False)
     truth, rivals, left_out = entrants(config, runs, references)
     table = comparison_table(truth, rivals)
-    write_csv(table, csv)
+    write_csv(table.assign(model=formula_safe(table.model)), csv)
     values = {"project_root": str(config.project_root), "baseline": str(config.output_dir), "runs": runs}
     values |= {"data_root": str(config.data_root or ""), "references": references}
     page = execute("compare", csv.with_suffix(""), values) if report else None

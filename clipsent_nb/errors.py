@@ -23,7 +23,7 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import false_discovery_control, hypergeom
 
-from .data import LABELS, MALFORMED, ClipsentError, atomic_write, first_line, listed
+from .data import FORMATS, LABELS, MALFORMED, ClipsentError, atomic_write, first_line, listed
 from .data import read_split, write_csv
 from .inputs import HASHTAG, MENTION, URL, PairInputs, Problem, fix_mojibake, raise_problems, read_texts
 from .inputs import unescape_html, worker_count
@@ -142,7 +142,7 @@ def picture_size(
     Raises ClipsentError that names the file if it is missing or no picture.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             quarter_turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
             return image.size[::-1] if quarter_turned else image.size
     except (*MALFORMED, OSError, EOFError, Image.DecompressionBombError) as error:
@@ -430,7 +430,9 @@ def answered_posts(
     if run:
         finished = Run.load(project_root / run)
         split = project_root / (split_csv or str(finished.config["val_csv"]))
-        posts = with_answers(read_split(split), finished.predictions, finished.folder / "val_predictions.csv")
+        listed_posts, unread = read_split(split), finished.config.get("left_out", [])
+        answerable = listed_posts[~listed_posts.guid.isin(unread)]
+        posts = with_answers(answerable, finished.predictions, finished.folder / "val_predictions.csv")
         if len(posts) != len(finished.predictions):
             raise ClipsentError(f"{split}: {len(posts)} posts, but the run answered {len(finished.predictions)}")
         leaked = " LEAKED: some have copies in train, so these rates are too low." * bool(finished.metrics["leaked"])

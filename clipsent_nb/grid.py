@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from .data import LABELS, ClipsentError, digest, listed, write_csv
+from .data import LABELS, ClipsentError, digest, formula_safe, listed, write_csv
 from .inputs import worker_count
 from .objective import post_weights, resampled_scores
 from .report import end_of_report, execute, run_report, start_report
@@ -791,7 +791,8 @@ def write_comparison(
     if not (runs.state == "done").any():
         reasons = failed.reason.tolist() or ["it was stopped"]
         raise ClipsentError(f"none of the {len(runs)} runs was completed; the first: {reasons[0]}")
-    write_csv(table, csv)
+    texts = [name for name in table if table[name].map(type).eq(str).all()]
+    write_csv(table.assign(**{name: formula_safe(table[name]) for name in texts}), csv)
     return Comparison(table, csv, failed, report, tuple(name for name in columns if name in table))
 
 # %% ../nbs/05_grid.ipynb #8a3a7be0

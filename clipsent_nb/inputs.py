@@ -8,11 +8,11 @@ __all__ = ['ENTITY', 'URL', 'RETWEET', 'MENTION', 'YEAR', 'HASHTAG', 'REPEATS', 
            'unescape_html', 'fix_mojibake', 'remove_urls', 'replace_mentions', 'starts_word', 'split_words',
            'split_hashtags', 'fold_repeats', 'emoji_words', 'replace_emoji', 'stop_words', 'remove_stopwords',
            'fold_whitespace', 'active_rules', 'clean_steps', 'without_surrogates', 'clean_text', 'rule_counts',
-           'ImagePreprocessor', 'output_size', 'pixel_fingerprint', 'Problem', 'raise_problems', 'file_digests',
-           'worker_count', 'PixelStore', 'store_lock', 'decode', 'advanced', 'PixelCache', 'TokenTable', 'text_limit',
-           'tokenize', 'tokenizer_fingerprint', 'cleaning_fingerprint', 'TokenCache', 'read_tokens', 'bucketed_batches',
-           'augmentation', 'augment_pixels', 'Padding', 'PixelSource', 'PixelList', 'read_texts', 'label_numbers',
-           'PairBatches', 'sent', 'PairInputs']
+           'ImagePreprocessor', 'output_size', 'pixel_fingerprint', 'Problem', 'raise_problems', 'put_aside',
+           'file_digests', 'worker_count', 'PixelStore', 'store_lock', 'decode', 'advanced', 'PixelCache', 'TokenTable',
+           'text_limit', 'tokenize', 'tokenizer_fingerprint', 'cleaning_fingerprint', 'TokenCache', 'read_tokens',
+           'bucketed_batches', 'augmentation', 'augment_pixels', 'Padding', 'PixelSource', 'PixelList', 'read_texts',
+           'label_numbers', 'PairBatches', 'sent', 'with_files', 'PairInputs']
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import html
@@ -36,7 +36,24 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .data import LABELS, ClipsentError, atomic_write, digest, listed, open_image, read_text
+from clipsent_nb.data import (
+    LABELS,
+    LEFT_OUT,
+    LONGEST_TEXT,
+    MAX_BAD,
+    Audit,
+    ClipsentError,
+    atomic_write,
+    check_share,
+    digest,
+    listed,
+    named,
+    open_image,
+    post_file,
+    read_text,
+    told,
+    write_csv,
+)
 
 # %% ../nbs/01_inputs.ipynb #6f71bacd
 @dataclass(frozen=True)
@@ -356,7 +373,7 @@ class Problem:
     "A file that cannot be used."
 
     guid: str
-    message: str
+    message: str  # the file, a colon, and what is wrong with it
 
 
 def raise_problems(
@@ -369,6 +386,34 @@ def raise_problems(
         count = f"1 {kind}" if len(problems) == 1 else f"{len(problems)} {kind}s"
         more = "\n  ..." if len(problems) > 5 else ""
         raise ClipsentError(f"{count} cannot be used; mend the files or remove their rows:{first}{more}")
+
+# %% ../nbs/01_inputs.ipynb #9d1e925f
+def put_aside(
+    problems: Sequence[Problem],  # Of posts that were left out; nothing happens if empty
+    total: int,  # Posts that were looked at
+    where: Path | str,  # What they are the posts of
+    audit_csv: Path,  # Receives what is new
+    strict: bool = False,  # Refuse if there is any
+    max_bad: str = MAX_BAD,  # Refuse if there are more
+) -> None:
+    """Name the posts that were left out, in the audit and in one line on standard error.
+
+    Raises ClipsentError if they are more than allowed.
+    """
+    from filelock import FileLock
+
+    if not problems:
+        return
+    audit = Audit([])
+    for guid, message in sorted({(problem.guid, problem.message) for problem in problems}):
+        file, _, what = message.partition(": ")
+        audit.add(guid, file, what, f"{LEFT_OUT} of {Path(where).name}")
+    audit_csv.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(audit_csv.with_name(".audit.lock")):
+        before = [pd.read_csv(audit_csv, dtype=str, keep_default_na=False)] if audit_csv.is_file() else []
+        write_csv(pd.concat([*before, audit.table()]).drop_duplicates(), audit_csv)
+    line = check_share(audit.left_out, total, where, audit_csv, strict, max_bad)
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 # %% ../nbs/01_inputs.ipynb #c7b07750
 def file_digests(
@@ -428,10 +473,9 @@ class PixelStore:
     ) -> None:
         "Write rows behind the committed ones, then the index that counts them. Call it under the lock."
         path = self.folder / "pixels.u8"
-        with open(path, "r+b" if path.exists() else "w+b") as store:
-            store.seek(
-                len(self.digests) * self.row_bytes
-            )  # over what a killed process left; nothing is cut, for others may map it
+        with named(path), open(path, "r+b" if path.exists() else "w+b") as store:
+            # over what a killed process left; nothing is cut, for others may map it
+            store.seek(len(self.digests) * self.row_bytes)
             store.writelines(np.ascontiguousarray(row).data for row in rows)
             store.flush()
             os.fsync(store.fileno())
@@ -518,11 +562,16 @@ class PixelCache(PixelStore):
             with store_lock(self.folder):
                 self.read_index()
                 problems += self._add(files, worker_count(workers), progress)
+        found = np.array([self.row_of.get(value, -1) for value in wanted], dtype=np.int64)
+        told_of = {problem.guid: problem.message.partition(": ")[2] for problem in problems}
+        for i in np.flatnonzero(found < 0):  # posts may share a broken file
+            if guids[i] not in told_of:
+                problems.append(Problem(guids[i], f"{paths[i]}: {told_of[files[wanted[i]][1]]}"))
         if broken is None:
             raise_problems(problems, "picture")
         else:
             broken += problems
-        return np.array([self.row_of.get(value, -1) for value in wanted], dtype=np.int64)
+        return found
 
     def _add(self, files: Mapping[str, tuple[Path, str]], workers: int, progress: bool) -> list[Problem]:
         "Decode in parallel what the store lacks, and commit block by block; returns what could not be decoded."
@@ -784,14 +833,14 @@ def read_texts(
     "The text of each file; without `broken`, raises ClipsentError that counts the unreadable ones and names the first."
     texts, problems = [], []
     for path, guid in zip(paths, guids, strict=True):
+        text = ""
         try:
-            texts.append(read_text(path)[0])
+            text = read_text(path)[0]
         except OSError:
             problems.append(Problem(guid, f"{path}: no such text, or not readable"))
-            texts.append("")
         except ClipsentError as error:
             problems.append(Problem(guid, str(error)))
-            texts.append("")
+        texts.append(text[:LONGEST_TEXT])
     if broken is None:
         raise_problems(problems, "text")
     else:
@@ -869,6 +918,31 @@ def sent(array: np.ndarray, device: str | torch.device) -> torch.Tensor:
     tensor, device = torch.from_numpy(array), torch.device(device)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
+# %% ../nbs/01_inputs.ipynb #0c7cccb3
+def with_files(
+    pairs: pd.DataFrame,  # guid, text_path, image_path
+    data_root: Path | str,  # What relative paths are relative to
+    broken: list[Problem] | None = None,  # Receives the posts whose paths lead out of the data root
+) -> pd.DataFrame:
+    """The pairs with full paths, without those whose paths lead out of the data root.
+
+    Without `broken`, raises ClipsentError if there are any.
+    """
+    files: dict[str, list[Path | None]] = {"text_path": [], "image_path": []}
+    problems = []
+    for column, found in files.items():
+        for guid, path in zip(pairs.guid.astype(str), pairs[column], strict=True):
+            try:
+                found.append(post_file(Path(data_root), path))
+            except ClipsentError as error:
+                problems.append(Problem(guid, str(error)))
+                found.append(None)
+    if broken is None:
+        raise_problems(problems, "path")
+    else:
+        broken += problems
+    return pairs.assign(**files).dropna(subset=list(files))
+
 # %% ../nbs/01_inputs.ipynb #1431df83
 class PairInputs(PairBatches):
     "One split, or a few posts from memory, ready to feed."
@@ -888,13 +962,14 @@ class PairInputs(PairBatches):
         broken: list[Problem] | None = None,  # Receives what is missing or broken, and these posts are left out
     ) -> "PairInputs":
         "Read a split; without `broken`, raises ClipsentError that names guid and file of what is missing or broken."
+        pairs = with_files(pairs, data_root, broken)
         guids, rules = pairs.guid.astype(str).tolist(), active_rules(switches)
         labels = label_numbers(pairs.label if "label" in pairs else [""] * len(pairs), guids)
         token_cache = TokenCache(Path(cache_dir) / "tokens", tokenizer, max_length)
         padding = Padding.of(tokenizer, token_cache.max_length)
-        texts = read_texts([Path(data_root) / path for path in pairs.text_path], guids, broken)
+        texts = read_texts(pairs.text_path.tolist(), guids, broken)
         cache = PixelCache(Path(cache_dir) / "pixels", ImagePreprocessor.from_processor(image_processor))
-        rows = cache.rows([Path(data_root) / path for path in pairs.image_path], guids, workers, progress, broken)
+        rows = cache.rows(pairs.image_path.tolist(), guids, workers, progress, broken)
         if broken:
             out = {problem.guid for problem in broken}
             kept = [i for i, guid in enumerate(guids) if guid not in out]
@@ -916,8 +991,11 @@ class PairInputs(PairBatches):
         if len(texts) != len(images):
             raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures; each post needs one of each")
         preprocessor, rules = ImagePreprocessor.from_processor(image_processor), active_rules(switches)
+        for number, text in enumerate(texts):
+            if re.search("[\ud800-\udfff]", text):
+                raise ClipsentError(told(f"text {number}", "holds half of a character (a lone surrogate)"))
         limit = text_limit(tokenizer, max_length)
-        tokens = tokenize([clean_text(text, rules) for text in texts], tokenizer, limit)
+        tokens = tokenize([clean_text(text[:LONGEST_TEXT], rules) for text in texts], tokenizer, limit)
         source = PixelList.decode(images, preprocessor, workers)
         guids, labels = [str(number) for number in range(len(texts))], np.full(len(texts), -1, dtype=np.int64)
         return cls(guids, labels, tokens, np.arange(len(texts)), source, preprocessor, Padding.of(tokenizer, limit))

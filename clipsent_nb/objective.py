@@ -61,7 +61,7 @@ def effective_number_weights(
     class_weights(counts)  # the same demands on the counts
     if not 0 <= beta < 1:
         raise ClipsentError(
-            f"cb_beta must be at least 0 and below 1, got {beta}; for plain inverse-frequency weights use the loss ce"
+            f"--cb-beta {beta}: must be at least 0 and below 1; for plain inverse-frequency weights use the loss ce"
         )
     rows = torch.as_tensor(np.asarray(counts, dtype=float))
     weights = (1 - beta) / -torch.expm1(rows * torch.log(torch.tensor(beta, dtype=torch.float64)))
@@ -105,7 +105,7 @@ def loss_shares(
     parts = [float(part) for part in combo_weights]
     if len(parts) != 3 or not all(0 <= part < float("inf") for part in parts) or sum(parts) == 0:
         raise ClipsentError(
-            f"combo_weights must be three numbers for ce, focal and cb, none negative and not all 0, got {parts}"
+            f"--combo-weights {parts}: must be three numbers for ce, focal and cb, none negative and not all 0"
         )
     return [part / sum(parts) for part in parts]
 
@@ -122,9 +122,9 @@ def make_loss(
     Raises `ClipsentError` for an unknown name, a class without posts or a setting out of range.
     """
     if name not in get_args(LossName):
-        raise ClipsentError(f"unknown loss {name!r}: choose one of {', '.join(get_args(LossName))}")
+        raise ClipsentError(f"--loss {name}: unknown; choose one of {', '.join(get_args(LossName))}")
     if not 0 <= focal_gamma < float("inf"):
-        raise ClipsentError(f"focal_gamma must be 0 or more, got {focal_gamma}")
+        raise ClipsentError(f"--focal-gamma {focal_gamma}: must be 0 or more")
     inverse, effective = class_weights(class_counts), effective_number_weights(class_counts, cb_beta)
     shares = loss_shares(combo_weights)
     placed = cache(lambda device: (inverse.to(device), effective.to(device)))

@@ -37,7 +37,7 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from .data import LABELS, ClipsentError, digest, listed, read_split, write_csv
-from .inputs import PairInputs, active_rules, clean_text, read_texts, text_limit, tokenize
+from .inputs import PairInputs, active_rules, clean_text, put_aside, read_texts, text_limit, tokenize
 from .model import image_features, text_features
 from .objective import confusion_metrics, post_weights, resampled_scores
 from .report import execute
@@ -513,16 +513,13 @@ class Probe:
         posts = read_split(split)
         if bare := posts.guid[posts.label == ""].tolist():
             raise ClipsentError(f"{split}: no label for guid {listed(bare)}")
-        texts = read_texts([root / path for path in posts.text_path], posts.guid.tolist())
         processors, cache = (trained.tokenizer, trained.image_processor), project_root / "outputs/cache"
-        options = {"workers": workers or None, "progress": progress}
-        return cls(
-            trained,
-            PairInputs.build(posts, root, *processors, trained.config, cache, **options),
-            texts,
-            seed,
-            batch_size,
-        )
+        options, broken = {"workers": workers or None, "progress": progress}, []
+        inputs = PairInputs.build(posts, root, *processors, trained.config, cache, broken=broken, **options)
+        put_aside(broken, len(posts), split, project_root / "outputs/audit.csv", max_bad="100%")
+        usable = posts[posts.guid.isin(inputs.guids)]
+        texts = read_texts([root / path for path in usable.text_path], usable.guid.tolist())
+        return cls(trained, inputs, texts, seed, batch_size)
 
     @cached_property
     def clean(self) -> tuple[Tensor, Tensor]:

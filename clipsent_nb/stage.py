@@ -275,7 +275,7 @@ def words_of(
 # %% ../nbs/13_stage.ipynb #38d592ec
 INDIFFERENT = set(
     "project_root data_root jobs threads time_limit max_failures engine ray_address gpus dry_run num_workers offline save_minutes "
-    "resume progress".split()
+    "micro_batch_size auto_batch compile cache_activations strict max_bad resume progress".split()
 )
 RECORD = "outputs/reports/steps.json"
 

@@ -72,7 +72,10 @@ def test_quotas_use_every_row(counts, weights):
 def test_labels_with_trouble_are_audited(tmp_path):
     rows = [*forty(), ("3", "neutral"), ("4", LABELS[4 % 3]), ("50", "joyful")]
     root = write_posts(tmp_path / "posts", rows)
-    report = make_splits(root, progress=False)
+    with pytest.raises(ClipsentError, match="3 of 42 posts .*--max-bad 1% allows 0; nothing was started.*--max-bad 8%"):
+        make_splits(root, progress=False)
+    assert not (root / "outputs/splits").exists() and len(pd.read_csv(root / "outputs/audit.csv")) == 4
+    report = make_splits(root, max_bad="8%", progress=False)
     problems = report.audit.groupby("guid").problem.first()
     assert problems["4"] == "listed twice" and problems["50"] == "unknown tag 'joyful'"
     assert ("3" in problems) == (LABELS[0] != "neutral")

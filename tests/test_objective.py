@@ -90,17 +90,17 @@ def test_weights_take_arrays_tensors_and_any_number_of_classes():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(name="CE"), ["'CE'", *NAMES]),
+        (dict(name="CE"), ["--loss CE", *NAMES]),
         (dict(class_counts=[0, 0, 5]), ["negative, neutral"]),
         (dict(class_counts=[5, 5, float("nan")]), ["positive"]),
         (dict(class_counts=[5, 0]), ["class 1"]),
-        (dict(cb_beta=1.0), ["cb_beta", "1.0"]),
-        (dict(cb_beta=-0.1), ["cb_beta"]),
-        (dict(focal_gamma=-1.0), ["focal_gamma", "-1.0"]),
-        (dict(focal_gamma=float("nan")), ["focal_gamma"]),
-        (dict(combo_weights=(0, 0, 0)), ["combo_weights"]),
-        (dict(combo_weights=(1, -1, 1)), ["combo_weights"]),
-        (dict(combo_weights=(1, 1)), ["combo_weights", "three"]),
+        (dict(cb_beta=1.0), ["--cb-beta 1.0"]),
+        (dict(cb_beta=-0.1), ["--cb-beta -0.1"]),
+        (dict(focal_gamma=-1.0), ["--focal-gamma -1.0"]),
+        (dict(focal_gamma=float("nan")), ["--focal-gamma nan"]),
+        (dict(combo_weights=(0, 0, 0)), ["--combo-weights"]),
+        (dict(combo_weights=(1, -1, 1)), ["--combo-weights"]),
+        (dict(combo_weights=(1, 1)), ["--combo-weights", "three"]),
     ],
 )
 def test_make_loss_names_the_setting_that_is_wrong(settings, words):

@@ -1,0 +1,137 @@
+"""A small Hugging Face hub on this machine, with faults to order."""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+def commit(revision: str) -> str:
+    return hashlib.sha1(revision.encode()).hexdigest()
+
+
+class Request(BaseHTTPRequestHandler):
+    """Answers what `snapshot_download` asks: which commit, which files, their headers, their content."""
+
+    hub: "FakeHub"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: object) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def refuse(self, status: int, code: str | None = None) -> None:
+        self.answer(status, **({"X-Error-Code": code} if code else {}))
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.hub.requests.append(f"{self.command} {path}")
+        for pattern, left, fault in self.hub.faults:
+            if re.search(pattern, self.hub.requests[-1]) and left:
+                left.pop()
+                return fault(self)
+        self.serve(path)
+
+    do_HEAD = do_GET
+
+    def serve(self, path: str) -> None:
+        hub = self.hub
+        if found := re.fullmatch(rf"/api/models/{hub.name}/(revision|tree)/([^/]+)", path):
+            if found[2] not in (*hub.folders, *map(commit, hub.folders)):
+                return self.refuse(404, "RevisionNotFound")
+            revision = hub.revision(found[2])
+            content = {"id": hub.name, "sha": commit(revision)} if found[1] == "revision" else hub.files(revision)
+            return self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
+        if found := re.fullmatch(rf"/{hub.name}/resolve/([^/]+)/(.+)", path):
+            return self.file(hub.folders[hub.revision(found[1])] / found[2], found[1])
+        self.refuse(404, "RepoNotFound")
+
+    def file(self, path: Path, sha: str) -> None:
+        if not path.is_file():
+            return self.refuse(404, "EntryNotFound")
+        body = path.read_bytes()
+        self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=sha)
+
+
+class FakeHub:
+    """Serves one model; `requests` lists what was asked of it."""
+
+    def __init__(self, name: str, **folders: Path) -> None:
+        self.name, self.folders = name, folders
+        self.requests: list[str] = []
+        self.faults: list[tuple[str, list, Callable[[Request], None]]] = []
+        self.closing = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("OfThisHub", (Request,), {"hub": self}))
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a client that is killed is part of the tests
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def revision(self, text: str) -> str:
+        return next(name for name in self.folders if text in (name, commit(name)))
+
+    def files(self, revision: str) -> list[dict]:
+        folder = self.folders[revision]
+        return [
+            {"type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "oid": "0" * 40}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+
+    def fail(self, pattern: str, fault: Callable[[Request], None], times: int = 10**4) -> None:
+        """Answer requests such as "GET /org/name/resolve/main/config.json" with a fault."""
+        self.faults.append((pattern, [None] * times, fault))
+
+
+def status(number: int, code: str | None = None) -> Callable[[Request], None]:
+    return lambda request: request.refuse(number, code)
+
+
+def silence(request: Request) -> None:
+    """Take the request and do not answer for as long as any test waits."""
+    request.hub.closing.wait(30)
+
+
+def _head(request: Request) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", "100000")
+    request.end_headers()
+
+
+def trickle(request: Request) -> None:
+    """Send a byte now and then, which no timeout of a single read notices."""
+    _head(request)
+    for _ in range(300):
+        request.wfile.write(b"x")
+        request.hub.closing.wait(0.1)
+
+
+def reset(request: Request) -> None:
+    """Break the connection in the middle of a file, as a router does that was switched off."""
+    _head(request)
+    request.wfile.write(b"x" * 5000)
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(request.connection.detach())
+
+
+def hang_up(request: Request) -> None:
+    """Close the connection in the middle of a file, as a server does that is restarted."""
+    _head(request)
+    request.wfile.write(b"x" * 5000)

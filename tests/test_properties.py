@@ -1,0 +1,410 @@
+"""Promises that hold for any settings, any text and any way to fail, tried on many."""
+
+import json
+import math
+import os
+import random
+import tomllib
+import typing
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from clipsent_nb import data
+from clipsent_nb.badcases import rewrites_of
+from clipsent_nb.cli import parse
+from clipsent_nb.data import (
+    LABELS,
+    Audit,
+    ClipsentError,
+    assign_parts,
+    atomic_write,
+    check_list,
+    normalised_text,
+    read_list,
+    read_text,
+    write_folds,
+)
+from clipsent_nb.errors import text_traits
+from clipsent_nb.inputs import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
+from clipsent_nb.robustness import TEXT_CORRUPTIONS, corrupt_text
+from clipsent_nb.stage import flag, flags_of, words_of
+from clipsent_nb.train import TrainConfig, check_config, plain_config
+
+MANY = settings(max_examples=100, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))
+
+# --- settings: from a file of settings to flags to a run folder and back
+
+NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=20)
+WORD = NAME.filter(lambda name: not name.startswith("-") and name not in (".", "..", "None") and name.strip() == name)
+PATHS = st.lists(WORD, min_size=1, max_size=3).map(lambda names: Path(*names))
+NUMBERS = {
+    "dropout": st.floats(0, 1, exclude_max=True),
+    "warmup_ratio": st.floats(0, 1),
+    "cb_beta": st.floats(0, 1, exclude_max=True),
+    "max_grad_norm": st.floats(0, exclude_min=True),
+    "lr": st.floats(0, 1e3, exclude_min=True),
+    "head_lr": st.floats(0, 1e3, exclude_min=True),
+    "epochs": st.integers(1, 10**6),
+    "batch_size": st.integers(1, 10**6),
+}
+
+
+def values_of(name: str, kind: object) -> st.SearchStrategy:
+    "Values that a field of the configuration may have."
+    if isinstance(kind, UnionType):
+        [own] = [part for part in typing.get_args(kind) if part is not type(None)]
+        return st.none() | values_of(name, own)
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return st.tuples(*[st.floats(0.1, 10)] * len(typing.get_args(kind)))
+    kinds = {bool: st.booleans(), int: st.integers(0, 10**9), float: st.floats(0, 1e6), str: WORD, Path: PATHS}
+    return NUMBERS.get(name, kinds[kind])
+
+
+CONFIGS = st.builds(
+    TrainConfig, **{name: values_of(name, kind) for name, kind in typing.get_type_hints(TrainConfig).items()}
+)
+
+
+def as_toml(values: dict[str, object]) -> str:
+    "A table of values; TOML has no null, and what is null is left out."
+
+    def written(value: object) -> str:
+        if isinstance(value, list):
+            return "[" + ", ".join(map(written, value)) + "]"
+        if isinstance(value, float) and not math.isfinite(value):
+            return repr(value)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+    return "".join(f"{name} = {written(value)}\n" for name, value in values.items() if value is not None)
+
+
+def from_json(text: str) -> TrainConfig:
+    "A configuration from the settings in a config.json."
+    values, hints = json.loads(text), typing.get_type_hints(TrainConfig)
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)
+        elif isinstance(value, str) and Path in (hints[name], *typing.get_args(hints[name])):
+            values[name] = Path(value)
+    return TrainConfig(**values)
+
+
+def asked_for(words: list[str]) -> TrainConfig:
+    "The configuration that a command line of `clipsent optimize` stands for."
+    call = parse("optimize", words)
+    [config] = [value for value in (*call.args, *call.keywords.values()) if isinstance(value, TrainConfig)]
+    return config
+
+
+@SOME
+@given(CONFIGS)
+def test_settings_survive_a_file_of_settings_a_command_line_and_a_run_folder(config):
+    stored = json.dumps(plain_config(config))
+    assert from_json(stored) == config
+    read = tomllib.loads(as_toml(json.loads(stored)))
+    assert read == {name: value for name, value in json.loads(stored).items() if value is not None}
+    words = [word for name, value in read.items() for word in flag(name, value)]
+    assert asked_for(words) == config
+    assert plain_config(TrainConfig(**json.loads(stored))) == json.loads(stored)  # what a report is given
+
+
+@SOME
+@given(CONFIGS)
+def test_the_table_of_shared_settings_reaches_the_command_line_of_a_step(config):
+    decided = {"project_root", "data_root", "output_dir", "train_csv"}
+    shared = {name: value for name, value in plain_config(config).items() if name not in decided and value is not None}
+    settings = {"train": shared, "batch": {}, "baseline": {}}
+    command, *words = words_of("baseline", settings, {"project_root": config.project_root, "progress": False})
+    found = asked_for(words)
+    assert command == "optimize" and found.project_root == config.project_root
+    assert {name: plain_config(found)[name] for name in shared} == shared
+
+
+@MANY
+@given(CONFIGS)
+def test_settings_are_usable_or_refused_by_the_name_of_their_flag(config):
+    flags = {f"--{name.replace('_', '-')}" for name in flags_of("optimize")["config"]}
+    try:
+        check_config(config)
+    except ClipsentError as error:
+        assert str(error).split(" ")[0].rstrip(":") in flags
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0, math.inf])
+def test_numbers_that_are_none_are_refused(value):
+    for name in ("lr", "head_lr", "weight_decay", "dropout", "warmup_ratio"):
+        with pytest.raises(ClipsentError, match=f"--{name.replace('_', '-')}"):
+            check_config(TrainConfig(**{name: value}))
+
+
+def test_every_setting_is_among_those_tried():
+    assert {field.name for field in fields(TrainConfig)} == set(typing.get_type_hints(TrainConfig))
+
+
+# --- files: old or new, never half
+
+ANY_NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=60).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) <= 200
+)
+FAILURES = [
+    ValueError,
+    OSError,
+    MemoryError,
+    StopIteration,
+    KeyboardInterrupt,
+    SystemExit,
+    GeneratorExit,
+    BaseException,
+]
+CONTENTS = st.text(st.characters(exclude_categories=["Cs"])) | st.binary()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def as_bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
+
+
+def opened(path: Path, content: str | bytes):
+    return atomic_write(path, "wb" if isinstance(content, bytes) else "w")
+
+
+@MANY
+@given(ANY_NAME, st.none() | st.binary(max_size=50), CONTENTS, st.sampled_from(FAILURES), st.floats(0, 1))
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path_factory, name, old, new, failure, share):
+    folder = tmp_path_factory.mktemp("atomic")
+    if old is not None:
+        (folder / name).write_bytes(old)
+    before = contents(folder)
+    with pytest.raises(failure):
+        with opened(folder / name, new) as file:
+            file.write(new[: int(share * len(new))])
+            raise failure("in the block")
+    assert contents(folder) == before
+    with opened(folder / name, new) as file:
+        file.write(new)
+        assert {key: value for key, value in contents(folder).items() if key in before} == before
+    assert contents(folder) == {name: as_bytes(new)}
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_disk_that_fails_at_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch, step, failure):
+    (tmp_path / "a.csv").write_text("old")
+
+    def fails(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(data.os, step, fails)
+    with pytest.raises(type(failure)):
+        with atomic_write(tmp_path / "a.csv") as file:
+            file.write("new")
+    assert contents(tmp_path) == {"a.csv": b"old"}
+
+
+@pytest.mark.parametrize("name", ["n" * 200, "天" * 70, "😍" * 50, "a\udc80b", " ", "-rf", "new\nline", "%s{}"])
+def test_any_name_that_the_disk_takes_can_be_written(tmp_path, name):
+    try:
+        (tmp_path / name).write_bytes(b"old")
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this disk does not take the name")
+    with atomic_write(tmp_path / name) as file:
+        file.write("new")
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [os.fsencode(name)]
+    assert (tmp_path / name).read_bytes() == b"new"
+
+
+# --- texts: whatever somebody writes
+
+TROUBLE = st.sampled_from(
+    [
+        "\ud83d",
+        "\ude02",
+        "\udc80",
+        "\x00",
+        "\x1b[31m",
+        "\u200b",
+        "\u200d",
+        "\u200e",
+        "\u200f",
+        "\u202e",
+        "\u2066",
+        "\u2069",
+    ]
+    + [
+        "\ufeff",
+        "\ufe0f",
+        "\u0301" * 9,
+        "\u0627\u0644",
+        "שלום",
+        "\u2028",
+        "\x85",
+        "\U000e0041",
+        "\uffff",
+        "ｆｕｌｌ",
+        "ﷺ",
+        "ǅ",
+    ]
+    + [
+        "#",
+        "@a",
+        "http://t.co/\u202e",
+        "&#0;",
+        "&#xd83d;",
+        "&#x110000;",
+        "&amp;" * 3,
+        "😍",
+        "👩‍👩‍👧",
+        "aaa",
+        "\r",
+        "\n",
+        " ",
+    ]
+)
+ANY_TEXT = st.lists(TROUBLE | st.text(st.characters(exclude_categories=[]), max_size=4), max_size=14).map("".join)
+DEFAULT = active_rules({})
+
+
+@MANY
+@given(ANY_TEXT)
+def test_each_rule_alone_and_all_together_end_and_say_what_they_changed(text):
+    for rules in ([rule.name] for rule in RULES):
+        cleaned, changed = clean_steps(text, rules)
+        assert (cleaned != without_surrogates(text)) <= bool(changed) and changed <= set(rules)
+    cleaned, changed = clean_steps(text, DEFAULT)
+    assert clean_steps(cleaned, DEFAULT) == (cleaned, set())
+    assert not INVISIBLE.search(cleaned) and cleaned == cleaned.strip() and "  " not in cleaned
+
+
+@MANY
+@given(ANY_TEXT, st.integers(1, 400))
+def test_repeating_a_text_makes_the_cleaned_one_no_longer_than_the_bound(text, times):
+    assume(len(text) * times <= 8000)
+    assert len(clean_text(text * times, DEFAULT)) <= 42 * len(text) * times
+
+
+@MANY
+@given(ANY_TEXT)
+def test_whatever_reads_a_text_takes_any(text):
+    traits = text_traits(text)
+    assert min(value for value in traits.values() if isinstance(value, int)) >= 0 and traits["script"]
+    assert normalised_text(text) == normalised_text(text).lower() or text != text.lower()
+
+
+@SOME
+@given(ANY_TEXT, st.integers(0, 99))
+def test_corruptions_and_rewordings_take_any_text_that_a_file_can_hold(text, seed):
+    text = without_surrogates(text)
+    for name in TEXT_CORRUPTIONS:
+        corrupt_text(text, "1", name, 5, seed).encode("utf-8")
+    for changed in rewrites_of(text, 3, random.Random(seed)):
+        changed.encode("utf-8")
+
+
+@MANY
+@given(ANY_TEXT, st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]))
+def test_a_text_is_read_as_it_was_written_or_refused(tmp_path_factory, text, encoding):
+    text, path = without_surrogates(text), tmp_path_factory.getbasetemp() / "text.txt"
+    path.write_bytes(text.encode(encoding))
+    try:
+        found, told = read_text(path)
+    except ClipsentError as error:
+        assert "text.txt" in str(error)
+    else:
+        plain = text.removeprefix("\ufeff").strip()
+        assert found == plain or not told.startswith(encoding[:5]), (found, told)
+
+
+# --- splits: what the tests of the data notebook leave open
+
+ROWS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(LABELS)), min_size=1, max_size=80)
+
+
+@MANY
+@given(st.lists(st.sampled_from(LABELS), min_size=1, max_size=120), st.lists(st.integers(1, 9), min_size=2, max_size=5))
+def test_class_shares_are_within_one_row_for_unequal_parts_too(labels, weights):
+    shares = np.array(weights) / sum(weights)
+    parts = assign_parts(labels, [str(number) for number in range(len(labels))], shares, 0)
+    for label in LABELS:
+        found = np.bincount(parts[np.array(labels) == label], minlength=len(shares))
+        assert np.abs(found - shares * labels.count(label)).max() < 1 + 1e-9
+
+
+@MANY
+@given(ROWS, st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(0, 99))
+def test_a_part_is_off_its_share_by_no_more_than_the_largest_group(rows, weights, seed):
+    groups, labels = [str(group) for group, _ in rows], [label for _, label in rows]
+    shares = np.array(weights) / sum(weights)
+    found = np.bincount(assign_parts(labels, groups, shares, seed), minlength=len(shares))
+    assert np.abs(found - shares * len(rows)).max() <= 1 + max(map(groups.count, groups))
+
+
+@SOME
+@given(ROWS, st.integers(2, 5), st.integers(0, 99))
+def test_each_row_validates_in_one_fold_and_trains_with_its_group_in_the_others(tmp_path_factory, rows, folds, seed):
+    folder, names = tmp_path_factory.mktemp("folds"), [f"{number:03}" for number in range(len(rows))]
+    paths = {"text_path": "data/a.txt", "image_path": "data/a.jpg"}
+    table = pd.DataFrame({"guid": names, "label": [label for _, label in rows], "group": [str(g) for g, _ in rows]})
+    write_folds(table.assign(**paths), folder, folds, seed)
+    validated = []
+    for fold in range(folds):
+        val, train = (pd.read_csv(folder / f"fold_{fold}/{part}.csv", dtype=str) for part in ("val", "train"))
+        assert sorted([*val.guid, *train.guid]) == names and set(val.group).isdisjoint(train.group)
+        validated += val.guid.tolist()
+    assert sorted(validated) == names
+
+
+# --- lists: every line is used, named or the whole file refused
+
+TAGS = st.sampled_from([*LABELS, "Positive", " neutral ", "", "null", "NaN", "joy", '"negative"', "=1", "positive,"])
+GUIDS = st.integers(1, 9).map(str) | st.sampled_from(
+    ["guid", "", " 7 ", "../1", "a/b", "=1+1", '"8"', "-1", "天", "a b"]
+)
+LINES = st.tuples(GUIDS, st.sampled_from([",", ",", ",", "\t", ";", ""]), TAGS).map("".join)
+ANY_LINE = st.one_of(LINES, LINES, LINES, st.just(""), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+
+
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))
+@given(st.lists(ANY_LINE, max_size=12), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.booleans())
+def test_each_row_of_a_list_is_used_or_named_or_the_list_is_refused(tmp_path_factory, lines, end, header, labelled):
+    path = tmp_path_factory.getbasetemp() / "rows.txt"
+    text = end.join(["guid,tag"] * header + lines)
+    path.write_bytes(text.encode())
+    audit = Audit([])
+    try:
+        rows = read_list(path, audit)
+    except ClipsentError as error:
+        assert "rows.txt" in str(error)
+        return
+    kept = check_list(rows, "rows.txt", audit, labelled)
+    assert kept.guid.is_unique and (not labelled or kept.label.isin(LABELS).all())
+    told = [int(file.removeprefix("rows.txt:")) for _, file, _, _ in audit.rows]
+    assert sorted([*kept.line, *told]) == sorted(set(kept.line) | set(told))  # once each
+    written = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    filled = [number for number, line in enumerate(written, 1) if line.strip("\ufeff").strip()]
+    own = filled[1:] if written[filled[0] - 1].strip("\ufeff ").lower().startswith("guid") else filled
+    assert set(own) <= {*kept.line, *told} <= set(filled)
+    for row in kept.itertuples():
+        assert row.guid in written[row.line - 1]
+
+
+@MANY
+@given(st.lists(st.tuples(st.sampled_from("123456"), st.sampled_from([*LABELS, "", "joy"])), max_size=20))
+def test_a_guid_is_used_only_if_its_rows_agree(rows):
+    table = pd.DataFrame([(*row, number) for number, row in enumerate(rows, 1)], columns=["guid", "label", "line"])
+    audit = Audit([])
+    kept = check_list(table.astype({"guid": str, "label": str}), "train.txt", audit)
+    tags = {guid: {tag for own, tag in rows if own == guid and tag in LABELS} for guid, _ in rows}
+    assert dict(zip(kept.guid, kept.label, strict=True)) == {g: next(iter(t)) for g, t in tags.items() if len(t) == 1}
