@@ -31,12 +31,13 @@ from clipsent_nb.data import (
     ClipsentError,
     atomic_write,
     digest,
+    fold_tables,
     formula_safe,
     listed,
     open_image,
     read_split,
     write_csv,
-    write_folds,
+    write_together,
 )
 from .grid import Batch, run_many
 from clipsent_nb.inputs import (
@@ -86,7 +87,7 @@ def fold_configs(
     if (train.label == "").any():
         raise ClipsentError(f"{path}: no label for guid {listed(train.guid[train.label == ''].tolist())}")
     splits = folder / f"splits_of_{folds}"
-    write_folds(train, under_root(config, splits), folds, config.seed)
+    write_together(fold_tables(train, under_root(config, splits), folds, config.seed))
     configs = []
     for fold in range(folds):
         part = splits / f"fold_{fold}"

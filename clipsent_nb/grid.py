@@ -524,7 +524,10 @@ def cells_for(configs: Sequence[TrainConfig], folder: Path) -> list[Cell]:
     cells = [recorded(config, folder) for config in configs]
     for cell in cells:
         if cell.finished():
-            cell.state, cell.reason, cell.config = "done", "", replace(cell.config, overwrite=False)
+            cell.config = replace(cell.config, overwrite=False)
+            # A log beside a complete run: the program was killed while the run's report was made.
+            if not (cell.log.is_file() and (cell.folder / "best.pt").is_file()):
+                cell.state, cell.reason = "done", ""
         elif (cell.folder / "metrics.json").is_file() and not cell.config.overwrite:
             own, other = identity(cell.config), read_json(cell.folder / "config.json").get("identity", {})
             names = [name for name in own | other if own.get(name) != other.get(name)]

@@ -498,8 +498,6 @@ def store_lock(
     except Timeout:
         print(f"waiting for another process that decodes images into {folder}", file=sys.stderr, flush=True)
         lock.acquire()
-    for abandoned in folder.glob(".index.txt.*.tmp"):  # by a process that was killed
-        abandoned.unlink()
     try:
         yield
     finally:
@@ -993,7 +991,7 @@ class PairInputs(PairBatches):
         preprocessor, rules = ImagePreprocessor.from_processor(image_processor), active_rules(switches)
         for number, text in enumerate(texts):
             if re.search("[\ud800-\udfff]", text):
-                raise ClipsentError(told(f"text {number}", "holds half of a character (a lone surrogate)"))
+                raise ClipsentError(told(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it"))
         limit = text_limit(tokenizer, max_length)
         tokens = tokenize([clean_text(text[:LONGEST_TEXT], rules) for text in texts], tokenizer, limit)
         source = PixelList.decode(images, preprocessor, workers)

@@ -39,7 +39,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from .data import LABELS, ClipsentError, atomic_write, listed, sample_posts, write_sample
+from .data import LABELS, ClipsentError, atomic_write, listed, named, sample_posts, told, write_sample
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
@@ -142,7 +142,11 @@ def make_sample(
         foreign = [path for path in directory.glob("data/*") if path.name not in drawn]
         if foreign or (own.exists() and own.read_bytes() != (scratch / "train.txt").read_bytes()):
             raise ClipsentError(f"{directory}: holds other posts already; choose an empty folder")
-        shutil.copytree(scratch, directory, dirs_exist_ok=True)
+        for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
+            target = directory / path.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with named(target):
+                shutil.copyfile(path, target)
     finally:
         shutil.rmtree(scratch.parent)
     return directory
@@ -160,7 +164,7 @@ LASTING = {  # errors that no further try mends: what happened, what to do next
     ),
     "RevisionNotFoundError": (
         "the hub has the model, but not this revision",
-        "write a branch, a tag or a commit of it after the @",
+        "write a branch, a tag or a commit of it after the @, or leave it out",
     ),
     "GatedRepoError": (
         "it is gated: its owners give it to accounts they accepted",
@@ -704,5 +708,6 @@ def load_exact(
     }
     found = [f"{kind}: {listed(keys)}" for kind, keys in differences.items() if keys]
     if found:
-        raise ClipsentError(f"--weights {path}: made for another model or head; {'; '.join(found)}")
+        hint = "take best.pt and the folder encoder beside it from one run"
+        raise ClipsentError(told(f"--weights {path}", f"made for another model or head; {'; '.join(found)}", todo=hint))
     model.load_state_dict(state)

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread, Timer
 
 import clipsent_nb
-from .data import ClipsentError, atomic_write, first_line
+from .data import ClipsentError, atomic_write, fault, first_line, named
 
 # %% ../nbs/report.ipynb #1f41bc29
 def template(
@@ -114,12 +114,15 @@ def execute(
 
     source = Path(source) if str(source).endswith(".ipynb") else template(str(source))
     notebook = Path(folder) / "report.ipynb"
+    unfinished = notebook.with_name(".report.tmp.ipynb")
     notebook.parent.mkdir(parents=True, exist_ok=True)
     quiet = dict(progress_bar=False, log_output=False, kernel_name="python3", cwd=os.getcwd())
     try:
-        with private_channels() as config:
-            papermill.execute_notebook(str(source), str(notebook), dict(parameters), config=config, **quiet)
+        with named(notebook), private_channels() as config:
+            papermill.execute_notebook(str(source), str(unfinished), dict(parameters), config=config, **quiet)
+        os.replace(unfinished, notebook)
     except PapermillExecutionError as error:
+        os.replace(unfinished, notebook)
         own = error.ename == "ClipsentError"
         reason = error.evalue if own else f"{error.ename}: {first_line(Exception(error.evalue))} (see {notebook})"
         raise ClipsentError(reason) from error
@@ -157,7 +160,7 @@ def work() -> int:
     try:
         execute(job["source"], Path(job["folder"]), job["parameters"])
     except (ClipsentError, OSError) as error:
-        print(json.dumps({"reason": str(error)}), flush=True)
+        print(json.dumps({"reason": fault(error) if isinstance(error, OSError) else str(error)}), flush=True)
         return 2
     return 0
 

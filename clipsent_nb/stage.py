@@ -23,7 +23,7 @@ import pandas as pd
 import tyro
 
 from .cli import load, parse
-from .data import LABELS, ClipsentError, atomic_write, digest, first_line
+from .data import LABELS, ClipsentError, atomic_write, digest, fault, first_line
 from .train import read_json, run_lock, say, write_json
 
 # %% ../nbs/13_stage.ipynb #040dc899
@@ -343,7 +343,7 @@ def perform(
     except ClipsentError as error:
         state, reason = "failed", str(error)
     except OSError as error:
-        state, reason = "failed", f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
+        state, reason = "failed", fault(error)
     return {"state": state, "reason": reason, "seconds": round(time.monotonic() - started, 1)}
 
 # %% ../nbs/13_stage.ipynb #26169c8c
@@ -399,7 +399,7 @@ def run_stage(
     lines = {name: words_of(name, values, roots) for name in STEPS}
     calls = {name: parse_step(name, lines[name], overwrite, settings) for name in names}
     root = Path(project_root)
-    with run_lock(root / "outputs/reports"):
+    with run_lock(root / "outputs/reports", "--project-root"):
         record = do_steps(calls, lines, root, Path(data_root or root), progress)
         page = write_index(root, record, lines)
     told = {name: record[name] for name in names if record[name]["state"] != "done"}

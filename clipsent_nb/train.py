@@ -171,8 +171,8 @@ def check_config(config: TrainConfig) -> None:
 
 # %% ../nbs/04_train.ipynb #3f66f15e
 CARRIED_OUT = (
-    "project_root data_root train_csv val_csv output_dir offline strict max_bad num_workers micro_batch_size auto_batch compile "
-    "cache_activations save_minutes resume overwrite"
+    "project_root data_root train_csv val_csv output_dir offline strict max_bad num_workers micro_batch_size auto_batch "
+    "compile cache_activations save_minutes resume overwrite"
 ).split()
 
 # %% ../nbs/04_train.ipynb #d388aa80
@@ -455,8 +455,9 @@ def check_classes(
         raise ClipsentError(told(path, "none of its posts can be used"))
     absent = [label for label in wanted if LABELS.index(label) not in labels]
     if absent:
-        hint = "a class without posts cannot be learned; add some to the list and repeat `clipsent splits`"
-        raise ClipsentError(told(path, f"no usable post is {listed(absent)}", todo=hint))
+        what = f"no usable post is {listed(absent)}, and no class can be learned without"
+        hint = "add posts to train.txt, or see in audit.csv why they were left out, and repeat `clipsent splits`"
+        raise ClipsentError(told(path, what, todo=hint))
 
 # %% ../nbs/04_train.ipynb #308f0a0f
 def copies_across(train: pd.DataFrame, val: pd.DataFrame) -> list[str]:
@@ -498,7 +499,13 @@ def read_config(folder: Path) -> dict[str, object]:
     config = read_json(path)
     if config.get("format", 1) > RUN_FORMAT:
         newer = f"written by clipsent_nb {config.get('versions', {}).get('clipsent_nb', 'of a newer format')}"
-        raise ClipsentError(told(path, f"{newer}, which this version cannot read", todo="update clipsent_nb"))
+        raise ClipsentError(
+            told(
+                path,
+                f"{newer}, which this version ({version('clipsent_nb')}) cannot read",
+                todo="update it, or choose another folder",
+            )
+        )
     lacking = [name for name in ("identity", "data_fingerprint", "device", "versions") if name not in config]
     if lacking:
         raise ClipsentError(told(path, f"no {listed(lacking)}", todo="train the run again with --overwrite"))
@@ -561,7 +568,10 @@ LOCK_PATIENCE = 3  # seconds
 
 # %% ../nbs/04_train.ipynb #cc29b4af
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(
+    folder: Path,  # Made if missing
+    flag: str = "--output-dir",  # That says where it is
+) -> Iterator[None]:
     """Keep a run folder for this process.
 
     Raises ClipsentError if another one has it, or the folder cannot be written.
@@ -573,11 +583,11 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=LOCK_PATIENCE)
     except Timeout as error:
-        raise ClipsentError(
-            f"--output-dir {folder}: another process is training there; wait or choose another"
-        ) from error
+        raise ClipsentError(f"{flag} {folder}: another process is at work there; wait or choose another") from error
     except OSError as error:
-        raise ClipsentError(f"--output-dir {folder}: cannot be written ({error.strerror})") from error
+        raise ClipsentError(
+            f"{flag} {folder}: cannot be written ({error.strerror}); change its permissions, or choose another"
+        ) from error
     try:
         yield
     finally:
@@ -870,6 +880,8 @@ def compute_activations(trainer: "Trainer", inputs: PairInputs, wanted: Mapping[
     with FileLock(folder / "lock"), ExitStack() as stack:
         for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
             abandoned.unlink()
+        if all(path.is_file() for path in wanted):  # another process was faster
+            return
         model.eval()
         for path, (_, name, start) in wanted.items():
             stack.enter_context(entering(model.encoder, name, start, partial(see, path)))
@@ -1014,15 +1026,15 @@ def train_step(trainer: Trainer, rows: np.ndarray, targets: Tensor, frozen: bool
     Raises ClipsentError with the guids of the step if the loss is not finite, or if memory runs out.
     """
     config, progress = trainer.config, trainer.progress
-    seed = step_seed(config.seed, progress.epoch, progress.step)
+    seed, loss = step_seed(config.seed, progress.epoch, progress.step), None
     try:
         loss = trainer.loss(step_logits(trainer, rows, seed, frozen), targets)
         value = loss.item()
         if not math.isfinite(value):
             guids = [trainer.inputs.train.guids[row] for row in rows]
             raise ClipsentError(
-                f"--lr {config.lr}: the loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}, guids "
-                f"{listed(guids, config.batch_size)}; lower --lr, or try --precision fp32"
+                f"--lr {config.lr}: the loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}, the batch of guids "
+                f"{listed(guids, config.batch_size)}; lower --lr (8e-6 is usual), or try --precision fp32"
             )
         reduce = partial(reduce_gradients, trainer.model, len(rows)) if ranks()[1] > 1 else None
         update(loss, trainer.optimizer, trainer.schedule, config.max_grad_norm, reduce)
@@ -1031,12 +1043,16 @@ def train_step(trainer: Trainer, rows: np.ndarray, targets: Tensor, frozen: bool
         if not out_of_memory(error):
             raise
         halve(trainer, min(trainer.micro_batch_size or len(rows), len(rows)), error)
+        loss = None  # what the attempt has computed, or it would fill the memory of the next
     return train_step(trainer, rows, targets, frozen)
 
 
 def out_of_memory(error: BaseException) -> bool:
     "Whether memory was refused; a CPU says so in a RuntimeError."
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error)
+        for words in ("can't allocate memory", "could not create a primitive")  # torch, oneDNN
+    )
 
 
 def halve(trainer: Trainer, tried: int, error: BaseException) -> None:
@@ -1047,10 +1063,10 @@ def halve(trainer: Trainer, tried: int, error: BaseException) -> None:
             f"--micro-batch-size 1: out of memory with a single post ({first_line(error)}); use a smaller encoder"
         ) from error
     if not config.auto_batch or ranks()[1] > 1:
-        raise ClipsentError(
-            f"--batch-size {config.batch_size}: out of memory with {tried} posts at a time ({first_line(error)}); add --micro-batch-size {half}, which "
-            "gives the same numbers in a little more time, or --auto-batch, which finds the size; the run continues"
-        ) from error
+        what = f"out of memory with {tried} posts at a time ({first_line(error)})"
+        ways = f"add --micro-batch-size {half}, which gives the same numbers in a little more time, or --auto-batch"
+        todo = f"{ways}, which finds the size; the same command with one of them resumes the run"
+        raise ClipsentError(told(f"--batch-size {config.batch_size}", what, todo=todo)) from error
     print(
         f"out of memory with {tried} posts at a time; going on with {half}, batches stay as they are", file=sys.stderr
     )
@@ -1239,9 +1255,6 @@ def fit(
         with in_turn():
             if found == "replace" and first:  # not before here: until now the new run could have been refused
                 clear_run(folder)
-            if first:
-                for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
-                    abandoned.unlink()
         with in_turn():
             if (folder / "last.pt").is_file():
                 continue_run(trainer, description)
@@ -1387,7 +1400,10 @@ class TrainedModel:
         encoder = weights.parent / "encoder"
         if not encoder.is_dir():
             encoder = fetch_encoder(model_name or str(config["model_name"]), offline, weights=False)
-        settings = {name: config[name] for name in ("head_variant", "dropout", "ablate_text", "ablate_image")}
+        names = ("head_variant", "dropout", "ablate_text", "ablate_image", "precision")
+        if lacking := [name for name in names if name not in config]:
+            raise ClipsentError(told(f"--weights {weights}", f"its settings have no {listed(lacking)}"))
+        settings = {name: config[name] for name in names[:4]}
         model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         load_exact(model, state, weights)
         device = find_device()

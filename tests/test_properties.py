@@ -26,10 +26,11 @@ from clipsent_nb.data import (
     assign_parts,
     atomic_write,
     check_list,
+    fold_tables,
     normalised_text,
     read_list,
     read_text,
-    write_folds,
+    write_together,
 )
 from clipsent_nb.errors import text_traits
 from clipsent_nb.inputs import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
@@ -357,7 +358,7 @@ def test_each_row_validates_in_one_fold_and_trains_with_its_group_in_the_others(
     folder, names = tmp_path_factory.mktemp("folds"), [f"{number:03}" for number in range(len(rows))]
     paths = {"text_path": "data/a.txt", "image_path": "data/a.jpg"}
     table = pd.DataFrame({"guid": names, "label": [label for _, label in rows], "group": [str(g) for g, _ in rows]})
-    write_folds(table.assign(**paths), folder, folds, seed)
+    write_together(fold_tables(table.assign(**paths), folder, folds, seed))
     validated = []
     for fold in range(folds):
         val, train = (pd.read_csv(folder / f"fold_{fold}/{part}.csv", dtype=str) for part in ("val", "train"))

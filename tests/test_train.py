@@ -256,7 +256,11 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root, m
     picture = root / pd.read_csv(root / "outputs/splits/train.csv").image_path[0]
     content = picture.read_bytes()
     picture.write_bytes(content[:500])
-    for wrong in ({"cb_beta": 1.0, "loss": "cb"}, {"model_name": "nowhere", "offline": True}, {"lr": 1e-4, "strict": True}):
+    for wrong in (
+        {"cb_beta": 1.0, "loss": "cb"},
+        {"model_name": "nowhere", "offline": True},
+        {"lr": 1e-4, "strict": True},
+    ):
         with pytest.raises(ClipsentError):
             fit(replace(config, epochs=1, overwrite=True, **wrong), progress=False)
     picture.write_bytes(content)

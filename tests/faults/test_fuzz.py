@@ -195,7 +195,7 @@ def read_one_list(path: Path, files: dict) -> None:
     told = {file for _, file, _, _ in audit.rows}
     assert set(rows.line) == set(kept.line) | {line for line in rows.line if f"{path.name}:{line}" in told}
     pairs = find_pairs(kept, files, audit)
-    told = {guid for guid, _, problem, _ in audit.rows if problem in ("no text", "no image")}
+    told = {guid for guid, _, problem, _ in audit.rows if problem in ("no text of this name", "no image of this name")}
     assert set(kept.guid) == set(pairs.guid) | told
 
 

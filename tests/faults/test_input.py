@@ -77,8 +77,8 @@ def huge_png() -> bytes:
 
 PICTURES = {
     "cut short": (stored(noise(0, (400, 400)))[:3000], "broken picture (image file is truncated"),
-    "no bytes": (b"", "not a picture that Pillow knows"),
-    "text called jpg": (b"<html>404</html>", "not a picture that Pillow knows"),
+    "no bytes": (b"", "broken, or no JPEG, PNG, GIF"),
+    "text called jpg": (b"<html>404</html>", "broken, or no JPEG, PNG, GIF"),
     "20,000 by 20,000 pixels": (huge_png(), "more than 100 million pixels; scale it down"),
 }
 
@@ -130,7 +130,7 @@ def test_an_unusual_picture_is_read(posts, encoder, tmp_path, name):
 
 def test_a_missing_picture(posts):
     (posts / f"data/{GUID}.jpg").unlink()
-    assert problem_of(posts) == "no image"
+    assert problem_of(posts) == "no image of this name"
 
 
 def test_a_folder_with_the_name_of_a_picture(posts):
@@ -282,9 +282,9 @@ def test_windows_line_ends(posts):
     [
         (
             "guid;tag\n1;neutral\n2;positive\n",
-            r"train.txt, line 1: 'guid;tag' is not 'guid,tag', nor are 2 more lines; one",
+            r"train.txt, line 1: 'guid;tag' is not 'guid,tag', nor are lines 2, 3; one",
         ),
-        ("guid\n1\n2\n", r"train.txt, line 2: '1' is not 'guid,tag', nor are 1 more lines"),
+        ("guid\n1\n2\n", r"train.txt, line 2: '1' is not 'guid,tag', nor are lines 3"),
         ("", "train.txt: empty; it should hold lines like 'guid,tag'"),
         ("\n \n", "train.txt: empty"),
     ],
@@ -304,7 +304,7 @@ def test_too_much_that_is_bad_stops_before_anything_is_written(posts, capsys):
     command = ["splits", "--project-root", str(posts), "--no-progress"]
     assert main(command) == 2
     message = capsys.readouterr().err
-    assert "2 of 36 posts cannot be used; the first, guid 1: data/1.jpg: not a picture" in message
+    assert "2 of 36 posts cannot be used; the first, guid 1: data/1.jpg: broken, or no JPEG" in message
     assert "--max-bad 1% allows 0; nothing was started" in message and "--max-bad 6%" in message
     assert sorted(path.name for path in (posts / "outputs").iterdir()) == ["audit.csv"]
     assert main([*command, "--max-bad", "6%"]) == 0
@@ -323,9 +323,7 @@ def test_a_class_without_rows_is_said_and_cannot_be_trained(posts, encoder):
     (posts / "train.txt").write_text("\n".join(lines))
     assert "warning: no neutral post in train" in str(make_splits(posts, val_ratio=0.2, progress=False))
     config = sample_config(posts, model_name=str(encoder))
-    with pytest.raises(
-        ClipsentError, match="train.csv: no usable post is neutral; a class without posts cannot be learned"
-    ):
+    with pytest.raises(ClipsentError, match="train.csv: no usable post is neutral, and no class can be learned without"):
         fit(config, progress=False)
     assert not (posts / "outputs/optimize/clip/config.json").exists()
 
@@ -416,7 +414,7 @@ def test_an_empty_validation_file_is_refused(split):
 
 @pytest.mark.parametrize("learning_rate", [1e30])
 def test_a_loss_that_is_no_number_any_more_names_posts_and_remedy(split, learning_rate):
-    with pytest.raises(ClipsentError, match="the loss is nan in epoch 1, step .*guids .*; lower --lr"):
+    with pytest.raises(ClipsentError, match="the loss is nan in epoch 1, step .*the batch of guids .*; lower --lr"):
         fit(
             replace(split, lr=learning_rate, head_lr=learning_rate, warmup_ratio=0.0, max_grad_norm=1e30),
             progress=False,
@@ -480,7 +478,7 @@ def test_a_run_of_a_newer_version_is_not_guessed_at(copy):
     config |= {"format": 2, "versions": {"clipsent_nb": "9.1"}}
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        ClipsentError, match="config.json: written by clipsent_nb 9.1, which this version cannot read; update"
+        ClipsentError, match="config.json: written by clipsent_nb 9.1, which this version .* cannot read; update it"
     ):
         Run.load(copy)
 
@@ -496,7 +494,7 @@ def test_a_folder_of_a_newer_version_is_neither_continued_nor_replaced(run, copy
     config = json.loads((copy / "config.json").read_text()) | {"format": 2}
     (copy / "config.json").write_text(json.dumps(config))
     settings = sample_config(run.folder.parents[2], epochs=1, output_dir=copy)
-    with pytest.raises(ClipsentError, match="cannot read; update clipsent_nb"):
+    with pytest.raises(ClipsentError, match="cannot read; update it"):
         fit(settings, progress=False)
     assert (copy / "metrics.json").exists()
     assert fit(replace(settings, overwrite=True), progress=False).config["format"] == 1
