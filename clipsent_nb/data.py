@@ -122,7 +122,9 @@ def atomic_write(
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name[:100]}.{HOST}-{os.getpid()}-", path.parent)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:100]}.{HOST}-{os.getpid()}-", suffix=".tmp"
+        )
         try:
             with os.fdopen(handle, mode, **text_options) as file:
                 yield file
@@ -347,7 +349,7 @@ def read_list(
     rows, strange = [], []
     for number, line in lines:
         cells = _cells(line, delimiter)
-        if not rows and not strange and cells[0].lower() == "guid":
+        if number == lines[0][0] and cells[0].lower() == "guid":
             continue
         if len(cells) == 2:
             rows.append((cells[0], "" if cells[1].lower() in UNKNOWN_TAGS else cells[1].lower(), number))

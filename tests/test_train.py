@@ -179,7 +179,7 @@ def test_loss_that_is_not_finite_names_the_posts(config, monkeypatch):
         return logits * float("nan") if trainer.progress.step == 3 else logits
 
     monkeypatch.setattr(train, "step_logits", broken)
-    with pytest.raises(ClipsentError, match=r"loss is nan in epoch 1, step 4, guids \d+") as caught:
+    with pytest.raises(ClipsentError, match=r"loss is nan in epoch 1, step 4, the batch of guids \d+") as caught:
         fit(config, progress=False)
     guids = pd.read_csv(config.project_root / "outputs/splits/train.csv", dtype=str).guid
     assert sum(f" {guid}," in str(caught.value) for guid in guids) >= 14

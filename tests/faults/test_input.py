@@ -323,7 +323,9 @@ def test_a_class_without_rows_is_said_and_cannot_be_trained(posts, encoder):
     (posts / "train.txt").write_text("\n".join(lines))
     assert "warning: no neutral post in train" in str(make_splits(posts, val_ratio=0.2, progress=False))
     config = sample_config(posts, model_name=str(encoder))
-    with pytest.raises(ClipsentError, match="train.csv: no usable post is neutral, and no class can be learned without"):
+    with pytest.raises(
+        ClipsentError, match="train.csv: no usable post is neutral, and no class can be learned without"
+    ):
         fit(config, progress=False)
     assert not (posts / "outputs/optimize/clip/config.json").exists()
 
