@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENTITY', 'URL', 'RETWEET', 'MENTION', 'YEAR', 'HASHTAG', 'REPEATS', 'SKIN_TONE', 'NOT_EMOJI', 'EMOJI_REMAINS', 'STAY',
-           'PLAIN_WORD', 'INVISIBLE', 'BLANK', 'RULES', 'SWITCHES', 'SWITCH_VALUES', 'COMMIT_EVERY', 'Rule',
+           'PLAIN_WORD', 'INVISIBLE', 'BLANK', 'RULES', 'SWITCHES', 'SWITCH_VALUES', 'COMMIT_EVERY', 'BLOCK', 'Rule',
            'unescape_html', 'fix_mojibake', 'remove_urls', 'replace_mentions', 'starts_word', 'split_words',
            'split_hashtags', 'fold_repeats', 'emoji_words', 'replace_emoji', 'stop_words', 'remove_stopwords',
            'fold_whitespace', 'active_rules', 'clean_steps', 'without_surrogates', 'clean_text', 'rule_counts',
@@ -639,6 +639,9 @@ def text_limit(
     return own if max_length is None else min(own, max_length)
 
 # %% ../nbs/01_inputs.ipynb #cd67fd78
+BLOCK = 1024  # texts that are tokenized at a time
+
+
 def tokenize(
     texts: Sequence[str],  # Cleaned texts
     tokenizer: Any,  # A transformers tokenizer
@@ -646,10 +649,12 @@ def tokenize(
 ) -> TokenTable:
     "Tokenize many texts at once, without padding."
     options = dict(truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
-    lists = tokenizer(list(texts), **options)["input_ids"] if len(texts) else []
-    lengths = np.fromiter((len(ids) for ids in lists), dtype=np.int64, count=len(lists))
-    flat = np.fromiter((token for ids in lists for token in ids), dtype=np.int32, count=int(lengths.sum()))
-    return TokenTable(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    flat, lengths = [np.empty(0, dtype=np.int32)], []
+    for start in range(0, len(texts), BLOCK):  # a tokenizer keeps far more of a text than its ids
+        for ids in tokenizer(list(texts[start : start + BLOCK]), **options)["input_ids"]:
+            flat.append(np.array(ids, dtype=np.int32))
+            lengths.append(len(ids))
+    return TokenTable(np.concatenate(flat), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 # %% ../nbs/01_inputs.ipynb #7c82c50b
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -97,6 +97,11 @@ class Process:
         return lines
 
 
+def hear_interrupts() -> None:
+    "A shell lets what it starts in the background ignore Ctrl-C, and so would the commands started here."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(words: Sequence[object], log: Path, prelude: str = "", **environment: str) -> Process:
     "Start `clipsent` with these words; `prelude` is code that runs before it in its process."
     mark = uuid.uuid4().hex
@@ -112,6 +117,7 @@ def start(words: Sequence[object], log: Path, prelude: str = "", **environment: 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
     return Process(popen, mark, log)
 

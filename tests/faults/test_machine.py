@@ -242,6 +242,7 @@ train.new_stores = new_stores
 """
 
 
+@pytest.mark.slow
 def test_activations_for_which_the_room_is_taken_by_another_program_do_not_kill_the_run(disk, sample, tmp_path, capfd):
     words = [*words_for(disk, sample), "--trainable-blocks", "1", "--freeze-epochs", "0"]
     code, printed = complete(words, tmp_path / "log.txt", CROWDED.format(disk=str(disk)), PYTHONPATH=TOOLS)
@@ -402,6 +403,7 @@ def heard(number: signal.Signals, code: int, printed: str) -> bool:
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_few_kills_of_splits_and_training_leave_the_files_of_an_undisturbed_run(fresh, undisturbed, tmp_path):
     root, log, draw = fresh("root", splits=False), tmp_path / "log.txt", random.Random(5)
     splits = [*SPLITS, "--project-root", root]

@@ -187,8 +187,12 @@ def test_an_interrupt_ends_the_download(hub, cache):
         trickle(request)
 
     hub.fail(WEIGHTS, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fetch_encoder(NAME, patience=30)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch_encoder(NAME, patience=30)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not psutil.Process().children(recursive=True)
     assert_nothing_taken(cache)
 
