@@ -503,7 +503,7 @@ def read_config(folder: Path) -> dict[str, object]:
             told(
                 path,
                 f"{newer}, which this version ({version('clipsent_nb')}) cannot read",
-                todo="update it, or choose another folder",
+                todo="update clipsent_nb, or give another run folder",
             )
         )
     lacking = [name for name in ("identity", "data_fingerprint", "device", "versions") if name not in config]

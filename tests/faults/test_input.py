@@ -480,7 +480,7 @@ def test_a_run_of_a_newer_version_is_not_guessed_at(copy):
     config |= {"format": 2, "versions": {"clipsent_nb": "9.1"}}
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        ClipsentError, match="config.json: written by clipsent_nb 9.1, which this version .* cannot read; update it"
+        ClipsentError, match="config.json: written by clipsent_nb 9.1, which this version .* cannot read; update clipsent_nb"
     ):
         Run.load(copy)
 
@@ -496,7 +496,7 @@ def test_a_folder_of_a_newer_version_is_neither_continued_nor_replaced(run, copy
     config = json.loads((copy / "config.json").read_text()) | {"format": 2}
     (copy / "config.json").write_text(json.dumps(config))
     settings = sample_config(run.folder.parents[2], epochs=1, output_dir=copy)
-    with pytest.raises(ClipsentError, match="cannot read; update it"):
+    with pytest.raises(ClipsentError, match="cannot read; update clipsent_nb"):
         fit(settings, progress=False)
     assert (copy / "metrics.json").exists()
     assert fit(replace(settings, overwrite=True), progress=False).config["format"] == 1
