@@ -62,15 +62,19 @@ def watched(call: Callable[[], object]) -> tuple[float, int]:
 
     watcher, started = threading.Thread(target=watch), time.perf_counter()
     watcher.start()
-    call()
-    seconds = time.perf_counter() - started
-    done.set()
-    watcher.join()
-    return seconds, peak
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return time.perf_counter() - started, peak
 
 
-def measure(folder: Path, model: str, threads: int, results) -> None:
-    "In a process of its own: splits, caches, one epoch, validation."
+STAGES = ("splits", "caches", "epoch")
+
+
+def measure(stage: str, folder: Path, model: str, threads: int, results) -> None:
+    "One stage in a process of its own, as a command has it; the epoch reads what the caches hold."
     import torch
 
     from clipsent_nb.train import TrainConfig, fit, load_inputs
@@ -79,17 +83,13 @@ def measure(folder: Path, model: str, threads: int, results) -> None:
     files = {"train_csv": Path("train.csv"), "val_csv": Path("val.csv")}
     settings = {"epochs": 1, "freeze_epochs": 0, "batch_size": 32, "precision": "fp32"}
     config = TrainConfig(project_root=folder, model_name=model, **settings, **files)
-    stages = {
+    calls = {
         "splits": lambda: make_splits(folder, val_ratio=0.1, progress=False),
         "caches": lambda: load_inputs(config, progress=False),
         "epoch": lambda: fit(config, progress=False),
     }
-    own = {}
-    for name, call in stages.items():
-        seconds, peak = watched(call)
-        own[name] = {"seconds": seconds, "peak": peak}
-    own["cache_bytes"] = sum(path.stat().st_size for path in folder.glob("outputs/cache/**/*") if path.is_file())
-    results.put(own)
+    seconds, peak = watched(calls[stage])
+    results.put({"seconds": seconds, "peak": peak})
 
 
 def main() -> None:
@@ -111,16 +111,16 @@ def main() -> None:
             folder = grown(table, options.data_root or root, Path(temporary) / str(size), size)
             context = multiprocessing.get_context("spawn")
             results = context.Queue()
-            process = context.Process(target=measure, args=(folder, model, options.threads, results))
-            process.start()
-            own = results.get()
-            process.join()
-            figures[str(size)] = own
-            told = ", ".join(
-                f"{name} {own[name]['seconds']:.1f} s and {own[name]['peak'] / 1e6:.0f} MB"
-                for name in ("splits", "caches", "epoch")
-            )
-            print(f"{size} posts: {told}; caches {own['cache_bytes'] / 1e6:.0f} MB", flush=True)
+            own, told = {}, ""
+            for stage in STAGES:
+                process = context.Process(target=measure, args=(stage, folder, model, options.threads, results))
+                process.start()
+                own[stage] = results.get()
+                process.join()
+                told += f"{stage} {own[stage]['seconds']:.1f} s and {own[stage]['peak'] / 1e6:.0f} MB, "
+            kept = [path.stat().st_size for path in folder.glob("outputs/cache/**/*") if path.is_file()]
+            figures[str(size)] = own | {"cache_bytes": sum(kept)}
+            print(f"{size} posts: {told}caches on disk {sum(kept) / 1e6:.0f} MB", flush=True)
             shutil.rmtree(folder)
     write(options, {"scale": figures})
 

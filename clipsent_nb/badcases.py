@@ -16,7 +16,6 @@ import random
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -31,8 +30,10 @@ from clipsent_nb.data import (
     ClipsentError,
     atomic_write,
     digest,
+    first_line,
     fold_tables,
     formula_safe,
+    in_threads,
     listed,
     open_image,
     read_split,
@@ -83,9 +84,9 @@ def fold_configs(
     path, folder = under_root(config, config.train_csv), Path(config.output_dir)
     train = read_split(path)
     if not 2 <= folds <= train.group.nunique():
-        raise ClipsentError(f"--folds {folds}: must be at least 2, and at most the number of posts without copies")
-    if (train.label == "").any():
-        raise ClipsentError(f"{path}: no label for guid {listed(train.guid[train.label == ''].tolist())}")
+        raise ClipsentError(f"--folds {folds}", "must be at least 2, and at most the number of posts without copies")
+    if bare := train.guid[train.label == ""].tolist():
+        raise ClipsentError(path, f"no label for guid {listed(bare)}", todo="give posts with labels")
     splits = folder / f"splits_of_{folds}"
     write_together(fold_tables(train, under_root(config, splits), folds, config.seed))
     configs = []
@@ -110,7 +111,7 @@ def import_cleanlab() -> tuple[Callable, Callable]:
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
     except ImportError as error:
-        raise ClipsentError('cleanlab is not installed; run `pip install "clipsent_nb[badcases]"`') from error
+        raise ClipsentError("cleanlab", "not installed", todo="run `pip install clipsent_nb[badcases]`") from error
     return get_label_quality_scores, find_label_issues
 
 
@@ -130,7 +131,7 @@ def label_scores(
     quality, find = import_cleanlab()
     absent = [LABELS[i] for i in range(len(LABELS)) if not (labels == i).any()]
     if absent:
-        raise ClipsentError(f"no post is labelled {listed(absent)}; label quality needs posts of every class")
+        raise ClipsentError("labels", f"no post is {listed(absent)}; label quality needs posts of every class")
     logits = np.log(np.clip(probabilities, 1e-12, None))
     calm = apply_temperature(logits, fit_temperature(logits, labels))
     scores = quality(labels, calm)
@@ -269,17 +270,20 @@ def read_cases(
     Raises ClipsentError if the file is missing, is no CSV file, lacks a column or holds an unknown label.
     """
     if not path.is_file():
-        raise ClipsentError(f"{path}: no such file; `clipsent mine`, `augment-images` and `augment-text` write it")
+        raise ClipsentError(path, "no such file", todo="`clipsent mine`, `augment-images` and `augment-text` write it")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"{path}: not a CSV file ({error})") from error
+        raise ClipsentError(
+            path, f"not a CSV file ({first_line(error)})", todo="`clipsent mine` writes it anew"
+        ) from error
     missing = [column for column in columns if column not in table]
     if missing:
-        raise ClipsentError(f"{path}: no column {', '.join(missing)}; found {', '.join(table.columns)}")
+        raise ClipsentError(path, f"no column {', '.join(missing)}", todo=f"found {', '.join(table.columns)}")
     unknown = table[~table.true_label.isin(LABELS)]
     if len(unknown):
-        raise ClipsentError(f"{path}: unknown label {unknown.true_label.iloc[0]!r} of guid {unknown.guid.iloc[0]}")
+        what = f"unknown label {unknown.true_label.iloc[0]!r} of guid {unknown.guid.iloc[0]}"
+        raise ClipsentError(path, what, todo=f"use {', '.join(LABELS)}")
     return table
 
 # %% ../nbs/09_badcases.ipynb #b4287963
@@ -297,7 +301,7 @@ def augment_text(
     Raises ClipsentError if the table is unusable or a text cannot be read.
     """
     if num_aug < 1:
-        raise ClipsentError(f"--num-aug {num_aug}: must be at least 1")
+        raise ClipsentError(f"--num-aug {num_aug}", "must be at least 1")
     project_root = Path(project_root)
     cases, root = read_cases(project_root / badcase_csv), Path(data_root or project_root)
     rows = []
@@ -374,7 +378,7 @@ def augment_images(
     from tqdm import tqdm
 
     if num_aug < 1:
-        raise ClipsentError(f"--num-aug {num_aug}: must be at least 1")
+        raise ClipsentError(f"--num-aug {num_aug}", "must be at least 1")
     project_root = Path(project_root)
     cases, root, folder = (
         read_cases(project_root / badcase_csv),
@@ -384,7 +388,7 @@ def augment_images(
     absent = [f"{row.guid} ({row.image_path})" for row in cases.itertuples() if not (root / row.image_path).is_file()]
     if absent:
         raise ClipsentError(
-            f"{project_root / badcase_csv}: no picture for guid {listed(absent)}; is --data-root right?"
+            project_root / badcase_csv, f"no picture for guid {listed(absent)}", todo="is --data-root right?"
         )
     jobs = [(case, number) for case in cases.itertuples() for number in range(1, num_aug + 1)]
 
@@ -393,8 +397,8 @@ def augment_images(
         path = save_altered(root / case.image_path, folder, case.guid, number, seed)
         return case.guid, case.true_label, case.pred_label, path_from(path, root), case.image_path
 
-    with ThreadPoolExecutor(worker_count(num_workers)) as pool:
-        rows = list(tqdm(pool.map(made, jobs), total=len(jobs), unit="picture", disable=not progress))
+    done = in_threads(made, jobs, worker_count(num_workers))
+    rows = list(tqdm(done, total=len(jobs), unit="picture", disable=not progress))
     names = ["guid", "true_label", "pred_label", "image_path", "source_image"]
     write_csv(pd.DataFrame(rows, columns=names), folder / "badcase_augmented.csv")
     say(progress, f"{len(rows)} pictures for {len(cases)} posts")
@@ -424,11 +428,11 @@ def check_sources(copies: pd.DataFrame, path: Path, cases: pd.DataFrame) -> None
     "Raise ClipsentError unless each copy's source is among the bad cases, with the same label."
     unknown = copies.guid[~copies.guid.isin(cases.index)].unique().tolist()
     if unknown:
-        raise ClipsentError(f"{path}: guid {listed(unknown)} not among the bad cases; make the copies again")
+        raise ClipsentError(path, f"guid {listed(unknown)} not among the bad cases", todo="make the copies again")
     other = copies.guid[copies.true_label != cases.true_label.loc[copies.guid].to_numpy()].unique().tolist()
     if other:
         raise ClipsentError(
-            f"{path}: guid {listed(other)} has another label among the bad cases; make the copies again"
+            path, f"guid {listed(other)} has another label among the bad cases", todo="make the copies again"
         )
 
 
@@ -462,7 +466,7 @@ def merge(
     project_root, root = Path(project_root), Path(data_root or project_root)
     train, output = read_split(project_root / train_csv), project_root / output_csv
     if output.resolve() == (project_root / train_csv).resolve():
-        raise ClipsentError(f"--output-csv {output_csv}: would replace the training file; choose another name")
+        raise ClipsentError(f"--output-csv {output_csv}", "would replace the training file", todo="choose another name")
     cases = read_cases(project_root / badcase_csv)
     own_group = cases.group if "group" in cases else cases.guid
     cases = cases.assign(group=cases.guid.map(train.set_index("guid").group).fillna(own_group)).set_index("guid")
@@ -573,7 +577,7 @@ def mine(
     import_cleanlab()
     check_config(config)
     if not 0 <= min_confidence <= 1:
-        raise ClipsentError(f"--min-confidence {min_confidence}: must be between 0 and 1")
+        raise ClipsentError(f"--min-confidence {min_confidence}", "must be between 0 and 1")
     weights = None if weights is None else under_root(config, weights)
     kind, path = ("csv", csv) if csv else (source, config.val_csv if source == "val" else config.train_csv)
     posts = read_split(under_root(config, path))
@@ -582,9 +586,9 @@ def mine(
         if isinstance(predictions, str):
             return predictions
     elif weights is None:
-        raise ClipsentError(f"--weights: needed with --{'csv' if csv else 'source val'}, to answer the posts")
-    elif (posts.label == "").any():
-        raise ClipsentError(f"{path}: no label for guid {listed(posts.guid[posts.label == ''].tolist())}")
+        raise ClipsentError("--weights", f"needed with --{('csv' if csv else 'source val')}, to answer the posts")
+    elif bare := posts.guid[posts.label == ""].tolist():
+        raise ClipsentError(path, f"no label for guid {listed(bare)}", todo="give posts with labels")
     else:
         predictions = ask(posts, weights, config, progress)
     posts = posts[posts.guid.isin(predictions.guid)]  # the others could not be read
@@ -616,7 +620,7 @@ def mine_folds(
     rest = runs[runs.state != "done"]
     if len(rest):
         reason = rest.reason.iloc[0] or rest.state.iloc[0]
-        raise ClipsentError(f"{folder / rest.folder.iloc[0]}: {reason}; the same command goes on from here")
+        raise ClipsentError(folder / rest.folder.iloc[0], reason, todo="the same command goes on from here")
     return out_of_fold(configs)
 
 

@@ -169,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
-            raise ClipsentError(f"no command {name!r}" + (f"; did you mean {close[0]}?" if close else "; see --help"))
+            raise ClipsentError(
+                repr(name), "no such command", todo=f"did you mean {close[0]}?" if close else "see --help"
+            )
         with ending_in_order():
             result = parse(name, arguments[1:])()
         if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all

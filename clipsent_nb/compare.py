@@ -51,7 +51,7 @@ def posts_of(
     Raises ClipsentError if val_predictions.csv is missing.
     """
     if not (run.folder / "val_predictions.csv").is_file():
-        raise ClipsentError(f"{run.folder}: no val_predictions.csv; train the run again with --overwrite")
+        raise ClipsentError(run.folder, "no val_predictions.csv", todo="train the run again with --overwrite")
     return run.predictions.set_index("guid").true_label.sort_index()
 
 
@@ -64,12 +64,17 @@ def check_posts(
     other = own.index.symmetric_difference(posts.index).tolist()
     if other:
         raise ClipsentError(
-            f"{run.folder}: validated on other posts than the baseline, {len(other)} are not in both (guid "
-            f"{listed(other, 3)}); train one of them again on the other's --val-csv"
+            run.folder,
+            f"validated on other posts than the baseline, {len(other)} are not in both (guid {listed(other, 3)})",
+            todo="train one of them again on the other's --val-csv",
         )
     changed = posts.index[(own != posts).to_numpy()].tolist()
     if changed:
-        raise ClipsentError(f"{run.folder}: has other labels than the baseline for guid {listed(changed, 3)}")
+        raise ClipsentError(
+            run.folder,
+            f"has other labels than the baseline for guid {listed(changed, 3)}",
+            todo="train one of them again with --overwrite",
+        )
 
 # %% ../nbs/12_compare.ipynb #e91ce5da
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def fitted_references(
         try:
             model.fit(train_texts, train_labels)
         except ValueError as error:
-            raise ClipsentError(f"{name}: cannot be fitted on the training texts ({error})") from error
+            raise ClipsentError(name, f"cannot be fitted on the training texts ({error})") from error
         probabilities = np.zeros((1, len(val_texts), len(LABELS)))
         probabilities[0][:, model.classes_] = model.predict_proba(val_texts)
         found.append(Contender(name, probabilities))
@@ -176,8 +181,9 @@ def baseline_references(
         splits.append(read_split(path))
         if digest(path.read_bytes()) != baseline.config["identity"][f"content of {name}"]:
             raise ClipsentError(
-                f"{path}: changed since the baseline {baseline.folder} was trained; train it again with --overwrite, "
-                "or leave out the references with --no-references"
+                path,
+                f"changed since the baseline {baseline.folder} was trained",
+                todo="train it again with --overwrite, or leave out the references with --no-references",
             )
     train, val = splits[0], splits[1].sort_values("guid")
     root = Path(config.data_root or baseline.config["data_root"] or config.project_root)
@@ -426,7 +432,9 @@ def find_runs(
         if (folder / "cells.json").is_file():
             found += best_of(folder)
         elif named and not (folder / "metrics.json").is_file():
-            raise ClipsentError(f"--runs {folder}: holds no finished run (no metrics.json)")
+            raise ClipsentError(
+                f"--runs {folder}", "holds no finished run (no metrics.json)", todo="`clipsent optimize` makes one"
+            )
         elif (folder / "metrics.json").is_file():
             found.append(Run.load(folder))
     return list({run.folder: run for run in found if run.folder != baseline.resolve()}.values())
@@ -473,11 +481,17 @@ def baseline_run(
     else:
         copies = copies_across(*(read_split(under_root(config, path)) for path in (config.train_csv, config.val_csv)))
         if copies:
-            raise ClipsentError(f"--train-csv {config.train_csv}: holds copies of validation posts {listed(copies, 3)}")
+            raise ClipsentError(
+                f"--train-csv {config.train_csv}",
+                f"holds copies of validation posts {listed(copies, 3)}",
+                todo="`clipsent splits` keeps copies together",
+            )
         say(progress, f"baseline {folder}: training it")
         run = fit(config, progress)
     if run.metrics["leaked"]:
-        raise ClipsentError(f"{folder}: a leaked baseline; nothing can be compared with it")
+        raise ClipsentError(
+            folder, "a leaked baseline, with which nothing can be compared", todo="train it on splits without copies"
+        )
     told = ", ".join(f"{name} {run.config[name]}" for name in ("head_variant", "loss", "epochs", "batch_size"))
     say(progress, f"baseline {folder}: {'read' if run.found else 'trained'} ({told})")
     return run
@@ -539,7 +553,7 @@ def compare(
     """
     csv = under_root(config, output_csv)
     if csv.suffix != ".csv" or csv.is_dir():
-        raise ClipsentError(f"--output-csv {csv}: the name of a file that ends in .csv")
+        raise ClipsentError(f"--output-csv {csv}", "not the name of a table", todo="give one that ends in .csv")
     comparable(config, runs)  # before the long work
     baseline_run(config, progress)
     config = replace(config, overwrite=False)

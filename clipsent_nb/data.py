@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['LABELS', 'REFUSALS', 'FULL', 'CLOSED', 'ADVICE', 'HOST', 'FORMULA', 'ENCODINGS', 'LARGEST_TEXT', 'LONGEST_TEXT',
            'FORMATS', 'MOST_PIXELS', 'MALFORMED', 'TURNS', 'UNKNOWN_TAGS', 'LEFT_OUT', 'GUID', 'IMAGE_SUFFIXES',
-           'SHORTEST_COMPARED', 'MOST_BITS', 'FLATTEST', 'SPLIT_COLUMNS', 'MAX_BAD', 'SHARED_WORDS', 'MOOD_WORDS',
-           'SENTENCES', 'SARCASM', 'Colour', 'SCENES', 'MODES', 'OPPOSITE', 'WRONG_TAGS', 'SAMPLE_SHARES',
-           'PICTURE_SHAPES', 'TWIN_KINDS', 'ClipsentError', 'told', 'first_line', 'listed', 'named', 'fault',
+           'SHORTEST_COMPARED', 'MOST_BITS', 'FLATTEST', 'JOBS', 'SPLIT_COLUMNS', 'MAX_BAD', 'SHARED_WORDS',
+           'MOOD_WORDS', 'SENTENCES', 'SARCASM', 'Colour', 'SCENES', 'MODES', 'OPPOSITE', 'WRONG_TAGS', 'SAMPLE_SHARES',
+           'PICTURE_SHAPES', 'TWIN_KINDS', 'told', 'ClipsentError', 'first_line', 'listed', 'named', 'fault',
            'atomic_write', 'sweep', 'write_csv', 'formula_safe', 'decode_text', 'read_text', 'open_image', 'upright',
            'read_list', 'Audit', 'is_guid', 'check_list', 'files_by_guid', 'find_pairs', 'post_file', 'digest',
-           'normalised_text', 'perceptual_hash', 'inspect_post', 'inspect_posts', 'duplicate_groups', 'close_hashes',
-           'class_quotas', 'assign_parts', 'read_split', 'load_posts', 'SplitReport', 'describe_groups', 'share_of',
-           'check_share', 'make_splits', 'fold_tables', 'write_together', 'mood_text', 'dress_text', 'tone', 'Canvas',
-           'paint_meadow', 'paint_balloons', 'paint_fireworks', 'paint_rain', 'paint_wreck', 'paint_shards',
+           'normalised_text', 'perceptual_hash', 'inspect_post', 'in_threads', 'inspect_posts', 'duplicate_groups',
+           'close_hashes', 'class_quotas', 'assign_parts', 'read_split', 'load_posts', 'SplitReport', 'describe_groups',
+           'share_of', 'check_share', 'make_splits', 'fold_tables', 'write_together', 'mood_text', 'dress_text', 'tone',
+           'Canvas', 'paint_meadow', 'paint_balloons', 'paint_fireworks', 'paint_rain', 'paint_wreck', 'paint_shards',
            'paint_face', 'paint_chart', 'paint_notice', 'paint_street', 'paint_table', 'draw_scene', 'SamplePost',
            'bare_words', 'original_post', 'twin_post', 'sample_posts', 'picture_bytes', 'write_sample']
 
@@ -34,7 +34,7 @@ import struct
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -49,10 +49,6 @@ from PIL import Image, ImageDraw, ImageFile, UnidentifiedImageError
 LABELS = ("negative", "neutral", "positive")
 
 # %% ../nbs/00_data.ipynb #3413d491
-class ClipsentError(Exception):
-    "Input or a setting is unusable; the message names the file, row or flag and says what to do."
-
-# %% ../nbs/00_data.ipynb #2102733e
 def told(
     where: object,  # A file, a file and a line, a guid, or a flag
     what: str,  # What happened
@@ -61,6 +57,22 @@ def told(
 ) -> str:
     "The one line that a user reads about a fault."
     return f"{where}: " + "; ".join(part for part in (what, done, todo) if part)
+
+# %% ../nbs/00_data.ipynb #2102733e
+class ClipsentError(Exception):
+    "Input or a setting is unusable; the message names the file, row or flag and says what to do."
+
+    def __init__(
+        self,
+        where: object,  # See `told`, also for the others
+        what: str,
+        done: str = "",
+        todo: str = "",
+    ):
+        super().__init__(where, what, done, todo)
+
+    def __str__(self) -> str:
+        return told(*self.args)
 
 # %% ../nbs/00_data.ipynb #f3b4d562
 def first_line(error: Exception) -> str:
@@ -240,12 +252,14 @@ def read_text(path: Path | str) -> tuple[str, str]:
     """
     path = Path(path)
     if path.is_file() and (size := path.stat().st_size) > LARGEST_TEXT:
-        raise ClipsentError(told(path, f"{size / 2**20:.0f} MiB, more than any post's text"))
+        raise ClipsentError(
+            path, f"{size / 2**20:.0f} MiB, more than any post's text", todo="give the post a text file"
+        )
     try:
         text, encoding = decode_text(path.read_bytes())
         return text.strip(), encoding
     except ValueError as error:
-        raise ClipsentError(told(path, str(error))) from error
+        raise ClipsentError(path, str(error)) from error
 
 # %% ../nbs/00_data.ipynb #1afc0f70
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
@@ -270,14 +284,14 @@ def open_image(
             image.load()
             return _to_rgb(upright(image))
     except FileNotFoundError as error:
-        raise ClipsentError(told(name, "no such picture")) from error
+        raise ClipsentError(name, "no such picture") from error
     except UnidentifiedImageError as error:
-        raise ClipsentError(told(name, f"broken, or no {', '.join(FORMATS)}")) from error
+        raise ClipsentError(name, f"broken, or no {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         most = f"more than {MOST_PIXELS / 1e6:.0f} million pixels"
-        raise ClipsentError(told(name, most, todo="scale it down")) from error
+        raise ClipsentError(name, most, todo="scale it down") from error
     except (*MALFORMED, OSError, EOFError) as error:
-        raise ClipsentError(told(name, f"broken picture ({first_line(error)})")) from error
+        raise ClipsentError(name, f"broken picture ({first_line(error)})") from error
 
 # %% ../nbs/00_data.ipynb #5715e267
 # What Pillow's parsers raise
@@ -339,11 +353,11 @@ def read_list(
     """
     path = Path(path)
     if not path.is_file():
-        raise ClipsentError(told(path, "no such file", todo="it should hold lines like 'guid,tag'"))
+        raise ClipsentError(path, "no such file", todo="it should hold lines like 'guid,tag'")
     try:
         text, _ = decode_text(path.read_bytes())
     except ValueError as error:
-        raise ClipsentError(told(path, str(error))) from error
+        raise ClipsentError(path, str(error)) from error
     lines = [(number, line) for number, line in enumerate(re.split("\r\n|\n|\r", text), 1) if line.strip()]
     delimiter = "\t" if lines and "\t" in lines[0][1] else ","
     rows, strange = [], []
@@ -356,13 +370,13 @@ def read_list(
         else:
             strange.append((number, line if len(line) <= 80 else f"{line[:80]}…"))
     if not lines:
-        raise ClipsentError(told(path, "empty", todo="it should hold lines like 'guid,tag'"))
+        raise ClipsentError(path, "empty", todo="it should hold lines like 'guid,tag'")
     if strange and (audit is None or not rows):
         number, line = strange[0]
         what = f"{line!r} is not 'guid,tag'" + (
             f", nor are lines {listed([str(number) for number, _ in strange[1:]])}" if len(strange) > 1 else ""
         )
-        raise ClipsentError(told(f"{path}, line {number}", what, todo="one comma or tab stands between guid and tag"))
+        raise ClipsentError(f"{path}, line {number}", what, todo="one comma or tab stands between guid and tag")
     for number, line in strange:
         audit.add("", f"{path.name}:{number}", f"no line of guid and tag: {line!r}", LEFT_OUT)
     return pd.DataFrame(rows, columns=["guid", "label", "line"])
@@ -449,7 +463,9 @@ def files_by_guid(data_folder: Path) -> dict[str, dict[str, list[str]]]:
     """
     if not data_folder.is_dir():
         place = data_folder.resolve()
-        raise ClipsentError(f"{place}: no such folder for <guid>.txt and <guid>.jpg; set --data-root or --project-root")
+        raise ClipsentError(
+            place, "no such folder for <guid>.txt and <guid>.jpg", todo="set --data-root or --project-root"
+        )
     found: dict[str, dict[str, list[str]]] = {}
     for name in sorted(os.listdir(data_folder)):
         stem, suffix = os.path.splitext(name)
@@ -493,9 +509,9 @@ def post_file(
     if os.path.isabs(path):
         return file
     if os.path.normpath(path).startswith(".."):
-        raise ClipsentError(told(file, "leads out of the data root", todo="an absolute path may lead anywhere"))
+        raise ClipsentError(file, "leads out of the data root", todo="an absolute path may lead anywhere")
     if file.is_symlink() and file.parent.resolve() not in file.resolve().parents:
-        raise ClipsentError(told(file, "a link to a file in another folder", todo="copy the file here"))
+        raise ClipsentError(file, "a link to a file in another folder", todo="copy the file here")
     return file
 
 # %% ../nbs/00_data.ipynb #f63cd1c2
@@ -551,6 +567,20 @@ def inspect_post(
         "length": len(text),
     }
 
+# %% ../nbs/00_data.ipynb #613fbc30
+JOBS = 512  # that wait at a time
+
+
+def in_threads(
+    call: Callable,  # Takes one item
+    items: Sequence,  # What to call it with
+    workers: int | None = None,  # Threads; default: as many as the library chooses
+) -> Iterator:
+    "The result of each call, in the order of the items."
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(items), JOBS):
+            yield from pool.map(call, items[start : start + JOBS])
+
 # %% ../nbs/00_data.ipynb #fd10dbb6
 def inspect_posts(
     pairs: pd.DataFrame,  # The pairs table
@@ -562,9 +592,8 @@ def inspect_posts(
     from tqdm import tqdm
 
     rows = list(pairs.itertuples())
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda pair: inspect_post(pair, data_root), rows)
-        found = list(tqdm(found, "reading posts", len(rows), unit="post", disable=not progress))
+    found = in_threads(lambda pair: inspect_post(pair, data_root), rows)
+    found = list(tqdm(found, "reading posts", len(rows), unit="post", disable=not progress))
     for pair, result in zip(rows, found, strict=True):
         if "problem" in result:
             audit.add(pair.guid, *result["problem"], LEFT_OUT)
@@ -667,23 +696,27 @@ def read_split(path: Path | str) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise ClipsentError(f"{path}: no such file; `clipsent splits` writes it")
+        raise ClipsentError(path, "no such file", todo="`clipsent splits` writes it")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ClipsentError(told(path, f"not a CSV file ({first_line(error)})")) from error
+        raise ClipsentError(
+            path, f"not a CSV file ({first_line(error)})", todo="`clipsent splits` writes it anew"
+        ) from error
     missing = [column for column in SPLIT_COLUMNS[:4] if column not in table]
     if missing:
-        raise ClipsentError(f"{path}: no column {', '.join(missing)}; found {', '.join(table.columns)}")
+        raise ClipsentError(path, f"no column {', '.join(missing)}", todo=f"found {', '.join(table.columns)}")
     unknown = table[~table.label.isin([*LABELS, ""])]
     if len(unknown):
-        raise ClipsentError(f"{path}: unknown label {unknown.label.iloc[0]!r} of guid {unknown.guid.iloc[0]}")
+        what = f"unknown label {unknown.label.iloc[0]!r} of guid {unknown.guid.iloc[0]}"
+        raise ClipsentError(path, what, todo=f"use {', '.join(LABELS)} or nothing")
     if odd := [repr(guid) for guid in table.guid if not is_guid(guid)]:
-        raise ClipsentError(told(path, f"guid {listed(odd)} has signs that no file name needs"))
-    if table.guid.duplicated().any():
-        raise ClipsentError(f"{path}: guid {listed(table.guid[table.guid.duplicated()].tolist())} stands there twice")
+        what = f"guid {listed(odd)} has signs that no file name needs"
+        raise ClipsentError(path, what, todo="use letters, digits, blanks and _ . - ( )")
+    if twice := table.guid[table.guid.duplicated()].tolist():
+        raise ClipsentError(path, f"guid {listed(twice)} stands there twice", todo="keep one row of each")
     if table.empty:
-        raise ClipsentError(f"{path}: no rows")
+        raise ClipsentError(path, "no rows", todo="`clipsent splits` writes it anew")
     group = table.group if "group" in table else table.guid
     return table.assign(group=group.where(group != "", table.guid))
 
@@ -715,7 +748,7 @@ def load_posts(
         audit.add(guid, f"data/{(files[guid]['text'] + files[guid]['image'])[0]}", "in neither list", "left out")
     posts = inspect_posts(pd.concat(pairs, ignore_index=True), data_root, audit, progress)
     if not (posts.split == "train").any():
-        raise ClipsentError(f"{data_root / 'train.txt'}: none of its posts can be used{_first_problem(audit)}")
+        raise ClipsentError(data_root / "train.txt", f"none of its posts can be used{_first_problem(audit)}")
     return posts.assign(group=duplicate_groups(posts))
 
 # %% ../nbs/00_data.ipynb #f08bb07e
@@ -790,9 +823,7 @@ def share_of(
     if not (
         max_bad.strip().endswith("%") and re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", number) and float(number) <= 100
     ):
-        raise ClipsentError(
-            told(f"--max-bad {max_bad}", "is no percentage from 0% to 100%", todo="write 1%, for instance")
-        )
+        raise ClipsentError(f"--max-bad {max_bad}", "is no percentage from 0% to 100%", todo="write 1%, for instance")
     return float(number) / 100
 
 
@@ -817,7 +848,7 @@ def check_share(
     hint = "mend the files, or remove their rows" + (
         "" if strict else f", or allow more with --max-bad {math.ceil(100 * len(left_out) / total)}%"
     )
-    raise ClipsentError(told(where, f"{what}; {limit}", f"nothing was started, all are named in {audit_csv}", hint))
+    raise ClipsentError(where, f"{what}; {limit}", f"nothing was started, all are named in {audit_csv}", hint)
 
 # %% ../nbs/00_data.ipynb #7463e283
 def make_splits(
@@ -835,11 +866,11 @@ def make_splits(
     Raises ClipsentError if the raw data cannot be found, too much of it cannot be used, or a setting is out of range.
     """
     if not 0 < val_ratio < 1:
-        raise ClipsentError(f"--val-ratio {val_ratio}: must lie between 0 and 1")
+        raise ClipsentError(f"--val-ratio {val_ratio}", "must lie between 0 and 1", todo="0.1 is usual")
     if seed < 0:
-        raise ClipsentError(f"--seed {seed}: must be 0 or more")
+        raise ClipsentError(f"--seed {seed}", "must be 0 or more")
     if folds < 0 or folds == 1:
-        raise ClipsentError(f"--folds {folds}: must be 0 or at least 2")
+        raise ClipsentError(f"--folds {folds}", "must be 0 or at least 2")
     share_of(max_bad)
     audit, root = Audit([]), Path(data_root or project_root)
     folder = Path(project_root) / "outputs" / "splits"
@@ -854,7 +885,7 @@ def make_splits(
     posts.loc[labelled, "split"] = np.where(parts == 1, "val", "train")
     if not {"train", "val"} <= set(posts.split):
         few = f"leaves no post to train or none to validate on, of {labelled.sum()}"
-        raise ClipsentError(told(f"--val-ratio {val_ratio}", few))
+        raise ClipsentError(f"--val-ratio {val_ratio}", few)
     duplicates, files = describe_groups(posts), {}
     for name in ("train", "val", "test"):
         files[folder / f"{name}.csv"] = posts.loc[posts.split == name, SPLIT_COLUMNS]

@@ -11,10 +11,9 @@ __all__ = ['CJK', 'BUCKETS', 'MARKS', 'AXES', 'SLICE_COLUMNS', 'VERDICTS', 'with
 
 # %% ../nbs/10_errors.ipynb #365fe40e
 import unicodedata
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,10 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import false_discovery_control, hypergeom
 
-from .data import FORMATS, LABELS, MALFORMED, ClipsentError, atomic_write, first_line, listed
-from .data import read_split, write_csv
-from .inputs import HASHTAG, MENTION, URL, PairInputs, Problem, fix_mojibake, raise_problems, read_texts
-from .inputs import unescape_html, worker_count
+from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, ClipsentError, atomic_write, first_line
+from .data import in_threads, listed, read_split, share_of, write_csv
+from .inputs import HASHTAG, MENTION, URL, PairInputs, Problem, fix_mojibake, put_aside, raise_problems
+from .inputs import read_texts, unescape_html, worker_count
 from .objective import wilson_interval
 from .report import execute
 from .train import Run, TrainedModel, encode, head_probabilities, say
@@ -46,16 +45,20 @@ def with_answers(
     """
     bare = split.guid[split.label == ""].tolist()
     if bare:
-        raise ClipsentError(f"--split-csv: no label for guid {listed(bare)}, so nobody knows what is an error")
+        raise ClipsentError(
+            "--split-csv",
+            f"no label for guid {listed(bare)}, so nobody knows what is an error",
+            todo="give posts with labels",
+        )
     given, truth = answers.set_index("guid"), split.set_index("guid").label
     if not given.index.is_unique or not given.index.isin(truth.index).all():
         odd = given.index[given.index.duplicated() | ~given.index.isin(truth.index)].tolist()
-        raise ClipsentError(f"{source}: guid {listed(odd)} is there twice, or not in the split")
+        raise ClipsentError(source, f"guid {listed(odd)} is there twice, or not in the split", todo="mine again")
     changed = given.index[given.true_label != truth[given.index]].tolist()
     unknown = given.index[~given.pred_label.isin(LABELS)].tolist()
     if changed or unknown:
         problem = "true_label is not that of the split" if changed else "pred_label is none of the labels"
-        raise ClipsentError(f"{source}: guid {listed(changed or unknown)}: {problem}")
+        raise ClipsentError(source, f"guid {listed(changed or unknown)}: {problem}")
     predicted = given.pred_label.reindex(split.guid).fillna(truth.reindex(split.guid)).to_numpy()
     return split.assign(pred_label=predicted, wrong=predicted != split.label)
 
@@ -68,18 +71,24 @@ def read_bad_cases(
     Raises ClipsentError if the file is missing or no such list, or a reason contradicts its labels.
     """
     if not path.is_file():
-        raise ClipsentError(f"--badcase-csv {path}: no such file; `clipsent mine` writes it")
+        raise ClipsentError(f"--badcase-csv {path}", "no such file", todo="`clipsent mine` writes it")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"--badcase-csv {path}: not a CSV file ({first_line(error)})") from error
+        raise ClipsentError(
+            f"--badcase-csv {path}", f"not a CSV file ({first_line(error)})", todo="`clipsent mine` writes it"
+        ) from error
     missing = [name for name in ("guid", "true_label", "pred_label", "reason") if name not in table]
     if missing:
-        raise ClipsentError(f"--badcase-csv {path}: no column {', '.join(missing)}; found {', '.join(table.columns)}")
+        raise ClipsentError(
+            f"--badcase-csv {path}", f"no column {', '.join(missing)}", todo=f"found {', '.join(table.columns)}"
+        )
     expected = np.where(table.true_label != table.pred_label, "wrong", "low_conf")
     odd = table.guid[table.reason != expected].tolist()
     if odd:
-        raise ClipsentError(f"--badcase-csv {path}: guid {listed(odd)}: reason and labels contradict each other")
+        raise ClipsentError(
+            f"--badcase-csv {path}", f"guid {listed(odd)}: reason and labels contradict each other", todo="mine again"
+        )
     return table
 
 # %% ../nbs/10_errors.ipynb #d9aec72c
@@ -92,14 +101,16 @@ def split_of(
     Raises ClipsentError if neither does, or there are no posts to tell by.
     """
     if not len(guids):
-        raise ClipsentError("--badcase-csv: holds no posts to tell its split by; name it with --split-csv")
+        raise ClipsentError("--badcase-csv", "holds no posts to tell its split by", todo="name it with --split-csv")
     missing = {}
     for path in (folder / "val.csv", folder / "train.csv"):
         missing[path.name] = sorted(set(guids) - set(read_split(path).guid))
         if not missing[path.name]:
             return path
     counts = " and ".join(f"{len(guids)} of them not in {name}" for name, guids in missing.items())
-    raise ClipsentError(f"--badcase-csv: {counts} of {folder}; name the split it was mined from with --split-csv")
+    raise ClipsentError(
+        "--badcase-csv", f"{counts} of {folder}", todo="name the split it was mined from with --split-csv"
+    )
 
 # %% ../nbs/10_errors.ipynb #73cd3dc9
 CJK = ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA")  # written side by side in one language
@@ -147,19 +158,21 @@ def picture_size(
             return image.size[::-1] if quarter_turned else image.size
     except (*MALFORMED, OSError, EOFError, Image.DecompressionBombError) as error:
         reason = "no such picture" if isinstance(error, FileNotFoundError) else "not a picture, or broken"
-        raise ClipsentError(f"{path}: {reason}") from error
+        raise ClipsentError(path, reason) from error
 
 # %% ../nbs/10_errors.ipynb #9bb8dee5
 def describe_posts(
     posts: pd.DataFrame,  # From `with_answers`
     data_root: Path,  # What the paths are relative to
     workers: int | None = None,  # Threads that read; default: one per processor
+    broken: list[Problem] | None = None,  # Receives what is missing or broken, and these posts are left out
 ) -> pd.DataFrame:
     """The posts with the traits of text and picture, and whether they have copies in the split.
 
-    Raises ClipsentError that counts the files that cannot be read and names the first five.
+    Without `broken`, raises ClipsentError that counts the files that cannot be read and names the first five.
     """
-    texts = read_texts([data_root / path for path in posts.text_path], posts.guid.tolist())
+    problems: list[Problem] = []
+    texts = read_texts([data_root / path for path in posts.text_path], posts.guid.tolist(), problems)
 
     def size(path: str) -> tuple[int, int] | ClipsentError:
         try:
@@ -167,11 +180,16 @@ def describe_posts(
         except ClipsentError as error:
             return error
 
-    with ThreadPoolExecutor(worker_count(workers)) as pool:
-        sizes = list(pool.map(size, posts.image_path))
+    sizes = list(in_threads(size, posts.image_path.tolist(), worker_count(workers)))
     found = zip(posts.guid, sizes, strict=True)
-    raise_problems([Problem(guid, str(s)) for guid, s in found if isinstance(s, ClipsentError)], "picture")
-    width, height = np.array(sizes).T
+    problems += [Problem(guid, str(size)) for guid, size in found if isinstance(size, ClipsentError)]
+    if broken is None:
+        raise_problems(problems, "file")
+    else:
+        broken += problems
+        kept = ~posts.guid.isin([problem.guid for problem in problems]).to_numpy()
+        posts, texts, sizes = posts[kept], list(compress(texts, kept)), list(compress(sizes, kept))
+    width, height = np.array(sizes).reshape(-1, 2).T
     group = posts.groupby("group").label
     copies = np.where(group.transform("nunique") > 1, "copies, labels differ", "copies, one label")
     copies = np.where(group.transform("size") > 1, copies, "no copies")
@@ -426,7 +444,7 @@ def answered_posts(
     Raises ClipsentError if both or neither are given, or they do not fit the split.
     """
     if run and badcase_csv:
-        raise ClipsentError("--run and --badcase-csv: give one of them")
+        raise ClipsentError("--run and --badcase-csv", "give one of them")
     if run:
         finished = Run.load(project_root / run)
         split = project_root / (split_csv or str(finished.config["val_csv"]))
@@ -434,12 +452,18 @@ def answered_posts(
         answerable = listed_posts[~listed_posts.guid.isin(unread)]
         posts = with_answers(answerable, finished.predictions, finished.folder / "val_predictions.csv")
         if len(posts) != len(finished.predictions):
-            raise ClipsentError(f"{split}: {len(posts)} posts, but the run answered {len(finished.predictions)}")
+            raise ClipsentError(
+                split,
+                f"{len(posts)} posts, but the run answered {len(finished.predictions)}",
+                todo="name the split that it was validated on with --split-csv",
+            )
         leaked = " LEAKED: some have copies in train, so these rates are too low." * bool(finished.metrics["leaked"])
         return posts, f"Answers of the run {run} to the {len(posts)} posts of {split}.{leaked}"
     path = project_root / (badcase_csv or "outputs/optimize/bad_cases.csv")
     if not badcase_csv and not path.is_file():
-        raise ClipsentError(f"no {path}: give a run folder with --run, or a list of bad cases with --badcase-csv")
+        raise ClipsentError(
+            path, "no such file", todo="give a run folder with --run, or a list of bad cases with --badcase-csv"
+        )
     bad = read_bad_cases(path)
     split = project_root / split_csv if split_csv else split_of(bad.guid.tolist(), project_root / "outputs/splits")
     posts = with_answers(read_split(split), bad, path)
@@ -451,6 +475,7 @@ def add_answers_alone(
     posts: pd.DataFrame,  # Of the run's validation split
     run: Path | None,  # The run folder, if there is one
     roots: tuple[Path, Path],  # Project root and data root
+    aside: Callable[[list[Problem]], None],  # Told of the posts that cannot be read, which are left out
     workers: int | None,  # Threads that decode; default: one per processor
     progress: bool,  # Whether to show bars
 ) -> tuple[pd.DataFrame, str]:
@@ -461,7 +486,9 @@ def add_answers_alone(
     if trained.config["ablate_text"] or trained.config["ablate_image"]:
         return posts, "Agreement of text and picture is left out: the run was trained with one of them."
     arguments = (roots[1], trained.tokenizer, trained.image_processor, trained.config, roots[0] / "outputs/cache")
-    inputs = PairInputs.build(posts, *arguments, workers=workers, progress=progress)
+    broken: list[Problem] = []
+    inputs = PairInputs.build(posts, *arguments, workers=workers, progress=progress, broken=broken)
+    aside(broken)
     return posts.merge(answers_alone(trained, inputs, progress), on="guid"), ""
 
 # %% ../nbs/10_errors.ipynb #1bf1f26f
@@ -524,7 +551,7 @@ def read_posts(
     """
     path = folder / "error_analysis/posts.csv"
     if not path.is_file():
-        raise ClipsentError(f"{path}: no such file; `clipsent errors` writes it")
+        raise ClipsentError(path, "no such file", todo="`clipsent errors` writes it")
     return pd.read_csv(path, dtype={"guid": str, "group": str})
 
 # %% ../nbs/10_errors.ipynb #5c2463eb
@@ -537,6 +564,8 @@ def errors(
     output_dir: Path = Path("outputs/optimize"),  # Receives tables, charts and the report; relative to the project root
     min_count: int = 20,  # Posts that a bucket or slice needs before something is concluded from it
     num_workers: int = 0,  # Threads that read pictures; 0: one per processor
+    strict: bool = False,  # Refuse to go on if a single post cannot be read
+    max_bad: str = MAX_BAD,  # Refuse to go on if more posts cannot be read; up to here they are left out and named
     report: bool = True,  # Whether to write one
     progress: bool = True,  # Whether to show bars and notes
 ) -> Analysis:
@@ -545,19 +574,28 @@ def errors(
     Raises ClipsentError for unusable settings or input; nothing is written then.
     """
     if min_count < 1 or num_workers < 0:
-        flag = (
-            f"--min-count {min_count}: must be at least 1"
+        raise (
+            ClipsentError(f"--min-count {min_count}", "must be at least 1")
             if min_count < 1
-            else f"--num-workers {num_workers}: must be 0 or more"
+            else ClipsentError(f"--num-workers {num_workers}", "must be 0 or more")
         )
-        raise ClipsentError(flag)
-    project_root = Path(project_root)
+    share_of(max_bad)
+    project_root, workers, broken = Path(project_root), num_workers or None, []
     data_root, folder = Path(data_root or project_root), project_root / output_dir
     posts, source = answered_posts(run, badcase_csv, split_csv, project_root)
+    total = len(posts)
+
+    def aside(found: list[Problem]) -> None:
+        broken.extend(found)
+        audit_csv = project_root / "outputs/audit.csv"
+        put_aside(broken if found else [], total, "the answered posts", audit_csv, strict, max_bad)
+
     say(progress, source)
-    posts = describe_posts(posts, data_root, num_workers or None)
+    unread: list[Problem] = []
+    posts = describe_posts(posts, data_root, workers, unread)
+    aside(unread)
     run_folder = project_root / run if run else None
-    posts, missing = add_answers_alone(posts, run_folder, (project_root, data_root), num_workers or None, progress)
+    posts, missing = add_answers_alone(posts, run_folder, (project_root, data_root), aside, workers, progress)
     if missing:
         say(progress, missing)
     analysis = Analysis.of(posts, min_count, folder)

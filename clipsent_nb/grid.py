@@ -90,7 +90,7 @@ def read_axis(
     flag = flag or f"axis {name}"
     free = [field.name for field in fields(TrainConfig) if field.name not in CARRIED_OUT or field.name.endswith("_csv")]
     if name not in free or name == "combo_weights":
-        raise ClipsentError(f"{flag}: not a setting that can be varied; there are {', '.join(free)}")
+        raise ClipsentError(flag, "not a setting that can be varied", todo=f"there are {', '.join(free)}")
     try:
         if ":" in text and name not in ("model_name", "train_csv", "val_csv"):
             low, high = (read_value(name, bound) for bound in text.split(":"))
@@ -99,9 +99,9 @@ def read_axis(
             return Range(low, high)
         values = [read_value(name, value.strip()) for value in text.split(",") if value.strip()]
     except ValueError as error:
-        raise ClipsentError(f"{flag} {text!r}: {error}") from error
+        raise ClipsentError(f"{flag} {text!r}", str(error)) from error
     if not values:
-        raise ClipsentError(f"{flag}: no values")
+        raise ClipsentError(flag, "no values", todo=f"write {flag} VALUE,VALUE")
     return list(dict.fromkeys(values))
 
 # %% ../nbs/05_grid.ipynb #f99562df
@@ -132,7 +132,7 @@ def expand(
     """
     unknown = [name for name in axes if name not in TrainConfig.__dataclass_fields__]
     if unknown:
-        raise ClipsentError(f"no setting {listed(unknown)}")
+        raise ClipsentError(f"setting {listed(unknown)}", "does not exist", todo="TrainConfig lists them")
     configs = []
     for values in itertools.product(*axes.values()):
         config = replace(base, **dict(zip(axes, values, strict=True)))
@@ -159,9 +159,9 @@ class Batch:
         "Raise ClipsentError that names the first flag whose value cannot work."
         for name, least in (("jobs", 1), ("threads", 0), ("time_limit", 0), ("max_failures", 0), ("keep_best", 0)):
             if getattr(self, name) < least:
-                raise ClipsentError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+                raise ClipsentError(f"--{name.replace('_', '-')} {getattr(self, name)}", f"must be at least {least}")
         if self.ray_address and self.engine != "ray":
-            raise ClipsentError("--ray-address: needs --engine ray")
+            raise ClipsentError("--ray-address", "needs --engine ray")
 
     @property
     def threads_each(self) -> int:
@@ -233,13 +233,15 @@ class RayTasks:
         try:
             import ray
         except ImportError as error:
-            raise ClipsentError("--engine ray: not installed; run `pip install clipsent_nb[ray]`") from error
+            raise ClipsentError("--engine ray", "not installed", todo="run `pip install clipsent_nb[ray]`") from error
         self.ray, self.batch = ray, batch
         own = {} if batch.ray_address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
             ray.init(address=batch.ray_address, log_to_driver=False, configure_logging=False, **own)
         except (ConnectionError, ValueError) as error:
-            raise ClipsentError(f"--ray-address {batch.ray_address}: no Ray cluster answers there") from error
+            raise ClipsentError(
+                f"--ray-address {batch.ray_address}", "no Ray cluster answers there", todo="`ray start` starts one"
+            ) from error
         resources = {"num_cpus": batch.threads_each, "num_gpus": batch.gpus}
         self.task = ray.remote(**resources, max_retries=2)(run_report)
 
@@ -311,7 +313,9 @@ def collect(
     """
     folder = Path(folder)
     if not (folder / "cells.json").is_file():
-        raise ClipsentError(f"{folder}: no cells.json, so no comparison was started there")
+        raise ClipsentError(
+            folder, "no cells.json, so no comparison was started there", todo="`clipsent grid` starts one"
+        )
     found = read_json(folder / "cells.json")
     rows = []
     for cell in found["cells"]:
@@ -532,8 +536,9 @@ def cells_for(configs: Sequence[TrainConfig], folder: Path) -> list[Cell]:
             own, other = identity(cell.config), read_json(cell.folder / "config.json").get("identity", {})
             names = [name for name in own | other if own.get(name) != other.get(name)]
             raise ClipsentError(
-                f"--output-dir {cell.folder}: holds a run with another {listed(names, 3)}; "
-                "choose another --output-dir, or replace it with --overwrite"
+                f"--output-dir {cell.folder}",
+                f"holds a run with another {listed(names, 3)}",
+                todo="choose another --output-dir, or replace it with --overwrite",
             )
     return cells
 
@@ -729,7 +734,7 @@ def import_optuna() -> object:
     try:
         import optuna
     except ImportError as error:
-        raise ClipsentError("--search optuna: not installed; run `pip install clipsent_nb[optuna]`") from error
+        raise ClipsentError("--search optuna", "not installed", todo="run `pip install clipsent_nb[optuna]`") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -747,7 +752,7 @@ def run_search(
     """
     batch.check()
     if trials < 1:
-        raise ClipsentError(f"--trials {trials}: must be at least 1")
+        raise ClipsentError(f"--trials {trials}", "must be at least 1")
     check_config(base)
     folder = under_root(base, base.output_dir)
     with run_lock(folder):
@@ -793,7 +798,7 @@ def write_comparison(
     failed = runs.loc[runs.state == "failed", ["folder", "reason"]]
     if not (runs.state == "done").any():
         reasons = failed.reason.tolist() or ["it was stopped"]
-        raise ClipsentError(f"none of the {len(runs)} runs was completed; the first: {reasons[0]}")
+        raise ClipsentError(csv.parent, f"none of its {len(runs)} runs was completed; the first: {reasons[0]}")
     texts = [name for name in table if table[name].map(type).eq(str).all()]
     write_csv(table.assign(**{name: formula_safe(table[name]) for name in texts}), csv)
     return Comparison(table, csv, failed, report, tuple(name for name in columns if name in table))
@@ -818,7 +823,7 @@ def grid_axes(
     for axis in further:
         name, equals, text = axis.partition("=")
         if not equals:
-            raise ClipsentError(f"--axes {axis}: write field=value,value")
+            raise ClipsentError(f"--axes {axis}", "not an axis", todo="write field=value,value")
         texts[name.replace("-", "_")] = text
     flags = {name: f"--{name.replace('_', '-')}s" for name in GRID_AXES}
     return {name: read_axis(name, text, flags.get(name, f"--axes {name}")) for name, text in texts.items()}
@@ -847,10 +852,14 @@ def grid(
     folder = under_root(config, config.output_dir)
     if search:
         if batch.dry_run:
-            raise ClipsentError("--dry-run: a search does not know its runs beforehand")
+            raise ClipsentError(
+                "--dry-run", "a search does not know its runs beforehand", todo="leave one of the two out"
+            )
         runs = run_search(varying, config, trials, batch, progress)
     elif ranges:
-        raise ClipsentError(f"axis {ranges[0]}: a range needs --search optuna; give values separated by commas")
+        raise ClipsentError(
+            f"axis {ranges[0]}", "a range needs --search optuna", todo="give values separated by commas"
+        )
     else:
         runs = run_many(expand(varying, config), folder, batch, progress=progress)
         if batch.dry_run:

@@ -55,7 +55,7 @@ def read_seeds(
         seeds = "42,123,2024" if base.seed == TrainConfig().seed else str(base.seed)
     found = read_axis("seed", seeds, "--seeds")
     if not isinstance(found, list) or min(found) < 0:
-        raise ClipsentError(f"--seeds {seeds}: whole numbers from 0 on, separated by commas")
+        raise ClipsentError(f"--seeds {seeds}", "not seeds", todo="give whole numbers from 0 on, separated by commas")
     return found
 
 # %% ../nbs/06_heads.ipynb #1a3bcdfb
@@ -82,7 +82,11 @@ def answers_of(
     for run in runs[runs.state == "done"].sort_values([column, "folder"]).itertuples():
         table = pd.read_csv(folder / run.folder / "val_predictions.csv", dtype={"guid": str}).sort_values("guid")
         if truth is not None and truth.guid.tolist() != table.guid.tolist():
-            raise ClipsentError(f"{folder / run.folder}: validated on other posts than the rest of the comparison")
+            raise ClipsentError(
+                folder / run.folder,
+                "validated on other posts than the rest of the comparison",
+                todo="train it again with --overwrite",
+            )
         truth = table
         answers.setdefault(str(getattr(run, column)), []).append(table.pred_label.map(LABELS.index).to_numpy())
     return truth.true_label.map(LABELS.index).to_numpy(), {name: np.array(rows) for name, rows in answers.items()}
@@ -258,7 +262,7 @@ def heads(
     names = [name.strip() for name in variants.split(",") if name.strip()]
     unknown = [name for name in names if name not in get_args(HeadVariant)]
     if unknown or not names:
-        raise ClipsentError(f"--variants {variants}: choose from {', '.join(get_args(HeadVariant))}")
+        raise ClipsentError(f"--variants {variants}", "unknown", todo=f"choose from {', '.join(get_args(HeadVariant))}")
     variant_fields = {name: {"head_variant": name} for name in dict.fromkeys(names)}
     configs = variant_configs(config, variant_fields, read_seeds(seeds, config), "head_")
     return compare_variants("heads", configs, config, "head_variant", "head_", batch, report, progress)

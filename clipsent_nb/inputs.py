@@ -27,6 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,12 +47,12 @@ from clipsent_nb.data import (
     atomic_write,
     check_share,
     digest,
+    in_threads,
     listed,
     named,
     open_image,
     post_file,
     read_text,
-    told,
     write_csv,
 )
 
@@ -245,7 +246,7 @@ def active_rules(
     for name, value in chosen.items():
         if value not in SWITCH_VALUES[name]:
             choices = " or ".join(str(choice) for choice in SWITCH_VALUES[name])
-            raise ClipsentError(f"{name}: {value!r} is not a choice; use {choices}")
+            raise ClipsentError(name, f"{value!r} is not a choice", todo=f"use {choices}")
     return tuple(rule.name for rule in RULES if chosen[rule.switch] == rule.on)
 
 # %% ../nbs/01_inputs.ipynb #28b6e3d7
@@ -257,9 +258,9 @@ def clean_steps(
 
     Raises ClipsentError for a rule that does not exist.
     """
-    unknown = set(rules) - {rule.name for rule in RULES}
-    if unknown:
-        raise ClipsentError(f"no cleaning rule {listed(sorted(unknown))}; there are {', '.join(r.name for r in RULES)}")
+    names = [rule.name for rule in RULES]
+    if unknown := set(rules) - set(names):
+        raise ClipsentError(f"rule {listed(sorted(unknown))}", "does not exist", todo=f"there are {', '.join(names)}")
     steps = [rule for rule in RULES if rule.name in rules]
     text, changed = without_surrogates(text), set()
     while True:
@@ -352,8 +353,9 @@ def output_size(preprocessor: ImagePreprocessor) -> tuple[int, int]:
     shapes = {preprocessor.pixels(Image.new("RGB", size)).shape for size in ((90, 60), (60, 90))}
     if len(shapes) > 1:
         raise ClipsentError(
-            f"image processor {type(preprocessor.processor).__name__}: the size of its output depends on the picture; "
-            "turn on do_resize and do_center_crop, or give size a height and a width"
+            f"image processor {type(preprocessor.processor).__name__}",
+            "the size of its output depends on the picture",
+            todo="turn on do_resize and do_center_crop, or give size a height and a width",
         )
     return shapes.pop()[1:]
 
@@ -385,7 +387,7 @@ def raise_problems(
         first = "".join(f"\n  guid {problem.guid}: {problem.message}" for problem in problems[:5])
         count = f"1 {kind}" if len(problems) == 1 else f"{len(problems)} {kind}s"
         more = "\n  ..." if len(problems) > 5 else ""
-        raise ClipsentError(f"{count} cannot be used; mend the files or remove their rows:{first}{more}")
+        raise ClipsentError(count, "cannot be used", todo=f"mend the files or remove their rows:{first}{more}")
 
 # %% ../nbs/01_inputs.ipynb #9d1e925f
 def put_aside(
@@ -417,7 +419,7 @@ def put_aside(
 
 # %% ../nbs/01_inputs.ipynb #c7b07750
 def file_digests(
-    paths: Sequence[Path],  # Picture files
+    paths: Sequence[Path | str],  # Picture files
     guids: Sequence[str],  # Their names in messages
     workers: int,  # Threads
 ) -> tuple[list[str], list[Problem]]:
@@ -425,12 +427,11 @@ def file_digests(
 
     def read(path: Path) -> str:
         try:
-            return digest(path.read_bytes())
+            return digest(Path(path).read_bytes())
         except OSError:
             return ""
 
-    with ThreadPoolExecutor(workers) as pool:
-        digests = list(pool.map(read, paths))
+    digests = list(in_threads(read, paths, workers))
     missing = [i for i, value in enumerate(digests) if not value]
     return digests, [Problem(guids[i], f"{paths[i]}: no such picture, or not readable") for i in missing]
 
@@ -509,13 +510,13 @@ COMMIT_EVERY = 512
 
 def decode(
     preprocessor: ImagePreprocessor,
-    path: Path,  # The picture
+    path: Path | str,  # The picture
     guid: str,  # Its name in messages
     wanted: str,  # The digest that its bytes had
 ) -> np.ndarray | Problem:
     "The picture's row, or what is wrong with it."
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
         if digest(content) != wanted:
             return Problem(guid, f"{path}: changed while it was read")
         return preprocessor.pixels(open_image(io.BytesIO(content), name=path))
@@ -551,8 +552,7 @@ class PixelCache(PixelStore):
     ) -> np.ndarray:
         """The row number of each picture, int64; pictures that the store lacks are decoded and added first.
         Without `broken`, raises ClipsentError that counts the pictures that cannot be read and names the first."""
-        paths = [Path(path) for path in paths]
-        guids = [path.stem for path in paths] if guids is None else list(guids)
+        guids = [Path(path).stem for path in paths] if guids is None else list(guids)
         wanted, problems = file_digests(paths, guids, worker_count(workers))
         files = {value: (path, guid) for value, path, guid in zip(wanted, paths, guids, strict=True) if value}
         self.read_index()
@@ -571,7 +571,7 @@ class PixelCache(PixelStore):
             broken += problems
         return found
 
-    def _add(self, files: Mapping[str, tuple[Path, str]], workers: int, progress: bool) -> list[Problem]:
+    def _add(self, files: Mapping[str, tuple[Path | str, str]], workers: int, progress: bool) -> list[Problem]:
         "Decode in parallel what the store lacks, and commit block by block; returns what could not be decoded."
         lacking = [value for value in files if value not in self.row_of]
         problems = []
@@ -633,8 +633,9 @@ def text_limit(
     own = int(min(tokenizer.model_max_length, 10**9))
     if own > 100_000 and max_length is None:
         raise ClipsentError(
-            f"tokenizer {type(tokenizer).__name__} does not say how long a text may be (model_max_length); "
-            "pass max_length, for example the text encoder's max_position_embeddings"
+            f"tokenizer {type(tokenizer).__name__}",
+            "does not say how long a text may be (model_max_length)",
+            todo="pass max_length, for example the text encoder's max_position_embeddings",
         )
     return own if max_length is None else min(own, max_length)
 
@@ -643,17 +644,17 @@ BLOCK = 1024  # texts that are tokenized at a time
 
 
 def tokenize(
-    texts: Sequence[str],  # Cleaned texts
+    texts: Iterable[str],  # Cleaned texts
     tokenizer: Any,  # A transformers tokenizer
     max_length: int,  # Longer texts are cut; their last token is still the end mark
 ) -> TokenTable:
     "Tokenize many texts at once, without padding."
     options = dict(truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
-    flat, lengths = [np.empty(0, dtype=np.int32)], []
-    for start in range(0, len(texts), BLOCK):  # a tokenizer keeps far more of a text than its ids
-        for ids in tokenizer(list(texts[start : start + BLOCK]), **options)["input_ids"]:
-            flat.append(np.array(ids, dtype=np.int32))
-            lengths.append(len(ids))
+    flat, lengths, texts = [np.empty(0, dtype=np.int32)], [], iter(texts)
+    while block := list(islice(texts, BLOCK)):  # a tokenizer keeps far more of a text than its ids
+        ids = tokenizer(block, **options)["input_ids"]
+        flat.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
+        lengths += map(len, ids)
     return TokenTable(np.concatenate(flat), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 # %% ../nbs/01_inputs.ipynb #7c82c50b
@@ -704,7 +705,7 @@ class TokenCache:
         path = self.folder / f"tokens-{self.key(texts, rules)}.npz"
         if (table := read_tokens(path, len(texts))) is not None:
             return table
-        table = tokenize([clean_text(text, rules) for text in texts], self.tokenizer, self.max_length)
+        table = tokenize((clean_text(text, rules) for text in texts), self.tokenizer, self.max_length)
         with atomic_write(path, "wb") as file:
             np.savez(file, ids=table.ids, offsets=table.offsets)
         return table
@@ -795,7 +796,9 @@ class Padding:
         Raises ClipsentError if the tokenizer has no padding token.
         """
         if tokenizer.pad_token_id is None:
-            raise ClipsentError(f"tokenizer {type(tokenizer).__name__} has no padding token; set tokenizer.pad_token")
+            raise ClipsentError(
+                f"tokenizer {type(tokenizer).__name__}", "has no padding token", todo="set tokenizer.pad_token"
+            )
         masked = "attention_mask" in tokenizer.model_input_names
         return cls(int(tokenizer.pad_token_id), None if masked else max_length, max_length)
 
@@ -822,14 +825,13 @@ class PixelList:
         workers: int | None = None,  # Threads; default: one per processor
     ) -> "PixelList":
         "Decode `images`; raises ClipsentError that names the first broken one."
-        with ThreadPoolExecutor(worker_count(workers)) as pool:
-            rows = list(pool.map(lambda image: preprocessor.pixels(open_image(image)), images))
+        rows = list(in_threads(lambda image: preprocessor.pixels(open_image(image)), images, worker_count(workers)))
         pixels = np.stack(rows) if rows else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
         return cls(pixels, [digest(row.tobytes()) for row in rows])
 
 # %% ../nbs/01_inputs.ipynb #8d1f3e6c
 def read_texts(
-    paths: Sequence[Path],  # Text files
+    paths: Sequence[Path | str],  # Text files
     guids: Sequence[str],  # Their names in messages
     broken: list[Problem] | None = None,  # Receives the files that cannot be read, whose text is ""
 ) -> list[str]:
@@ -838,7 +840,7 @@ def read_texts(
     for path, guid in zip(paths, guids, strict=True):
         text = ""
         try:
-            text = read_text(path)[0]
+            text = read_text(Path(path))[0]
         except OSError:
             problems.append(Problem(guid, f"{path}: no such text, or not readable"))
         except ClipsentError as error:
@@ -860,7 +862,7 @@ def label_numbers(
     for label, guid in zip(labels, guids, strict=True):
         missing = label is None or label == "" or label != label
         if not missing and label not in LABELS:
-            raise ClipsentError(f"guid {guid}: unknown label {label!r}; use {', '.join(LABELS)} or nothing")
+            raise ClipsentError(f"guid {guid}", f"unknown label {label!r}", todo=f"use {', '.join(LABELS)} or nothing")
         numbers.append(-1 if missing else LABELS.index(label))
     return np.array(numbers, dtype=np.int64)
 
@@ -931,12 +933,12 @@ def with_files(
 
     Without `broken`, raises ClipsentError if there are any.
     """
-    files: dict[str, list[Path | None]] = {"text_path": [], "image_path": []}
+    files: dict[str, list[str | None]] = {"text_path": [], "image_path": []}
     problems = []
     for column, found in files.items():
         for guid, path in zip(pairs.guid.astype(str), pairs[column], strict=True):
             try:
-                found.append(post_file(Path(data_root), path))
+                found.append(str(post_file(Path(data_root), path)))
             except ClipsentError as error:
                 problems.append(Problem(guid, str(error)))
                 found.append(None)
@@ -992,13 +994,13 @@ class PairInputs(PairBatches):
     ) -> "PairInputs":
         "Prepare unlabelled posts 0, 1, ... without caches; raises ClipsentError for a broken picture or unequal counts."
         if len(texts) != len(images):
-            raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures; each post needs one of each")
+            raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures", "each post needs one of each")
         preprocessor, rules = ImagePreprocessor.from_processor(image_processor), active_rules(switches)
         for number, text in enumerate(texts):
             if re.search("[\ud800-\udfff]", text):
-                raise ClipsentError(told(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it"))
+                raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
         limit = text_limit(tokenizer, max_length)
-        tokens = tokenize([clean_text(text[:LONGEST_TEXT], rules) for text in texts], tokenizer, limit)
+        tokens = tokenize((clean_text(text[:LONGEST_TEXT], rules) for text in texts), tokenizer, limit)
         source = PixelList.decode(images, preprocessor, workers)
         guids, labels = [str(number) for number in range(len(texts))], np.full(len(texts), -1, dtype=np.int64)
         return cls(guids, labels, tokens, np.arange(len(texts)), source, preprocessor, Padding.of(tokenizer, limit))

@@ -39,7 +39,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from .data import LABELS, ClipsentError, atomic_write, listed, named, sample_posts, told, write_sample
+from .data import LABELS, ClipsentError, atomic_write, listed, named, sample_posts, write_sample
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
@@ -141,7 +141,7 @@ def make_sample(
         own, drawn = directory / "train.txt", {path.name for path in (scratch / "data").iterdir()}
         foreign = [path for path in directory.glob("data/*") if path.name not in drawn]
         if foreign or (own.exists() and own.read_bytes() != (scratch / "train.txt").read_bytes()):
-            raise ClipsentError(f"{directory}: holds other posts already; choose an empty folder")
+            raise ClipsentError(directory, "holds other posts already", todo="choose an empty folder")
         for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
             target = directory / path.relative_to(scratch)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -273,10 +273,10 @@ def fetch_encoder(
         if (folder / "config.json").is_file():
             return folder
         hint = "nothing was loaded; save the model there with save_pretrained"
-        raise ClipsentError(f"--model-name {model}: the folder has no config.json; {hint}")
+        raise ClipsentError(f"--model-name {model}", "the folder has no config.json", todo=hint)
     name, revision = _name_and_revision(model)
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or revision == "":
-        raise ClipsentError(f"--model-name {model}: {NO_NAME}")
+        raise ClipsentError(f"--model-name {model}", NO_NAME)
     found = _from_cache(model, weights)
     if found is None:
         _refuse_offline(model, offline)
@@ -327,7 +327,7 @@ def _from_cache(model: str, weights: bool) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise ClipsentError(f"--model-name {model}: {NO_NAME}") from error
+        raise ClipsentError(f"--model-name {model}", NO_NAME) from error
     return Path(found) if _is_whole(Path(found), weights) else None
 
 # %% ../nbs/02_model.ipynb #9f0fa457
@@ -337,7 +337,7 @@ def _refuse_offline(model: str, offline: bool) -> None:
     if offline or is_offline_mode():
         setting = "--offline" if offline else "HF_HUB_OFFLINE"
         what = f"not in the local cache, or not all of it, and {setting} is set; the hub was not asked"
-        raise ClipsentError(f"--model-name {model}: {what}; {_elsewhere(model)}")
+        raise ClipsentError(f"--model-name {model}", what, todo=_elsewhere(model))
 
 # %% ../nbs/02_model.ipynb #b34cd5a3
 def _ask_hub(model: str, weights: bool, seconds: float, download: Callable[..., str]) -> Path:
@@ -359,12 +359,14 @@ def _from_hub(model: str, weights: bool, patience: float, download: Callable[...
             return _ask_hub(model, weights, patience - spent, download)
         except HubError as error:
             for what, remedy in (LASTING[kind] for kind in error.kinds if kind in LASTING):
-                raise ClipsentError(f"--model-name {model}: {what} ({error}); not tried again; {remedy}") from error
+                raise ClipsentError(
+                    f"--model-name {model}", f"{what} ({error}); not tried again", todo=remedy
+                ) from error
             spent = time.monotonic() - began
             if wait is None or spent + wait >= patience:
                 tries = f"given up after {number} {'try' if number == 1 else 'tries'} in {spent:.0f} s"
                 what = f"the hub does not deliver it ({error}); {tries}"
-                raise ClipsentError(f"--model-name {model}: {what}; {_elsewhere(model)}") from error
+                raise ClipsentError(f"--model-name {model}", what, todo=_elsewhere(model)) from error
             print(f"{model}: the hub does not deliver it ({error}); next try in {wait} s", file=sys.stderr, flush=True)
             time.sleep(wait)
             spent = time.monotonic() - began
@@ -386,7 +388,7 @@ def _loading(
         raise
     except UnpicklingError as error:
         what = "its weights are no plain numbers, or damaged; nothing of them was run"
-        raise ClipsentError(f"--model-name {folder}: {what}; take a model with a .safetensors file") from error
+        raise ClipsentError(f"--model-name {folder}", what, todo="take a model with a .safetensors file") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
         if "trust_remote_code" in str(error):
@@ -394,7 +396,7 @@ def _loading(
             again = "take a model that transformers has the code of, such as openai/clip-vit-base-patch32"
         else:
             what = f"{what} cannot be loaded ({reason}); nothing of it was used"
-        raise ClipsentError(f"--model-name {folder}: {what}; {again}") from error
+        raise ClipsentError(f"--model-name {folder}", what, todo=again) from error
 
 # %% ../nbs/02_model.ipynb #8d48200a
 def _plain_config(folder: Path) -> PreTrainedConfig:
@@ -424,14 +426,18 @@ def load_encoder(
         encoder, found = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **options)
     if found["missing_keys"]:
         missing = listed(sorted(found["missing_keys"]))
-        raise ClipsentError(f"--model-name {folder}: its file has no {missing}; not loaded; take the whole model")
+        raise ClipsentError(
+            f"--model-name {folder}", f"its file has no {missing}; not loaded", todo="take the whole model"
+        )
     return _checked_dual(encoder, folder)
 
 # %% ../nbs/02_model.ipynb #9bf6de90
 def _checked_dual(encoder: nn.Module, folder: Path) -> nn.Module:
     if not (hasattr(encoder, "get_text_features") and hasattr(encoder, "get_image_features")):
         what = f"{type(encoder).__name__} does not encode both pictures and texts"
-        raise ClipsentError(f"--model-name {folder}: {what}; not used; take a dual encoder such as CLIP or SigLIP")
+        raise ClipsentError(
+            f"--model-name {folder}", f"{what}; not used", todo="take a dual encoder such as CLIP or SigLIP"
+        )
     return encoder
 
 # %% ../nbs/02_model.ipynb #57f19f7c
@@ -519,7 +525,9 @@ class SentimentHead(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in get_args(HeadVariant):
-            raise ClipsentError(f"--head-variant {variant}: choose one of {', '.join(get_args(HeadVariant))}")
+            raise ClipsentError(
+                f"--head-variant {variant}", "unknown", todo=f"choose one of {', '.join(get_args(HeadVariant))}"
+            )
         self.text_layer = nn.Sequential(nn.Linear(text_width, HIDDEN), nn.ReLU(), nn.Dropout(dropout))
         self.image_layer = nn.Sequential(nn.Linear(image_width, HIDDEN), nn.ReLU(), nn.Dropout(dropout))
         self.join = {"ln": nn.LayerNorm(2 * HIDDEN), "gated": Gate(HIDDEN)}.get(variant, nn.Identity())
@@ -545,7 +553,7 @@ class DualEncoderClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if ablate_text and ablate_image:
-            raise ClipsentError("--ablate-text and --ablate-image: only one of them can be set")
+            raise ClipsentError("--ablate-text and --ablate-image", "only one of them can be set")
         self.encoder = encoder
         self.ablate_text, self.ablate_image = ablate_text, ablate_image
         self.head = SentimentHead(*feature_widths(encoder), head_variant, dropout)
@@ -674,20 +682,26 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     import pickle
 
     if not Path(path).is_file():
-        raise ClipsentError(f"--weights {path}: no such file; relative paths start at --project-root")
+        raise ClipsentError(f"--weights {path}", "no such file", todo="relative paths start at --project-root")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ClipsentError(f"--weights {path}: holds more than weights, so it was not loaded") from error
+        raise ClipsentError(
+            f"--weights {path}", "holds more than weights, so it was not loaded", todo="give a run's best.pt"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         hint = "if a run wrote it, repeat the run with --overwrite"
-        raise ClipsentError(f"--weights {path}: damaged, or no weights file; {hint}") from error
+        raise ClipsentError(f"--weights {path}", "damaged, or no weights file", todo=hint) from error
     if isinstance(content, dict) and "progress" in content:
-        raise ClipsentError(f"--weights {path}: the state of an interrupted run; its best weights are in best.pt")
+        raise ClipsentError(
+            f"--weights {path}", "the state of an interrupted run", todo="its best weights are in best.pt"
+        )
     if not isinstance(content, dict) or not {"model_state", "config"} <= content.keys():
-        raise ClipsentError(f"--weights {path}: was not written by clipsent; it has no model_state and config")
+        raise ClipsentError(
+            f"--weights {path}", "was not written by clipsent (no model_state and config)", todo="give a run's best.pt"
+        )
     if content.get("format", 1) > WEIGHTS_FORMAT:
-        raise ClipsentError(f"--weights {path}: written by a newer version of clipsent_nb; update clipsent_nb")
+        raise ClipsentError(f"--weights {path}", "written by a newer version of clipsent_nb", todo="update clipsent_nb")
     return content["model_state"], content["config"]
 
 # %% ../nbs/02_model.ipynb #c3cd93f4
@@ -709,5 +723,5 @@ def load_exact(
     found = [f"{kind}: {listed(keys)}" for kind, keys in differences.items() if keys]
     if found:
         hint = "take best.pt and the folder encoder beside it from one run"
-        raise ClipsentError(told(f"--weights {path}", f"made for another model or head; {'; '.join(found)}", todo=hint))
+        raise ClipsentError(f"--weights {path}", f"made for another model or head; {'; '.join(found)}", todo=hint)
     model.load_state_dict(state)

@@ -43,8 +43,9 @@ def class_weights(
     empty = [name for name, count in zip(names, rows.tolist(), strict=True) if not count > 0]
     if empty:
         raise ClipsentError(
-            f"no training posts with label {', '.join(empty)}: a loss cannot be weighted for a class without rows; "
-            "check the label column of the training split"
+            f"no training posts with label {', '.join(empty)}",
+            "a loss cannot be weighted for a class without rows",
+            todo="check the label column of the training split",
         )
     return (rows.sum() / rows).float()
 
@@ -61,7 +62,9 @@ def effective_number_weights(
     class_weights(counts)  # the same demands on the counts
     if not 0 <= beta < 1:
         raise ClipsentError(
-            f"--cb-beta {beta}: must be at least 0 and below 1; for plain inverse-frequency weights use the loss ce"
+            f"--cb-beta {beta}",
+            "must be at least 0 and below 1",
+            todo="for plain inverse-frequency weights use the loss ce",
         )
     rows = torch.as_tensor(np.asarray(counts, dtype=float))
     weights = (1 - beta) / -torch.expm1(rows * torch.log(torch.tensor(beta, dtype=torch.float64)))
@@ -105,7 +108,7 @@ def loss_shares(
     parts = [float(part) for part in combo_weights]
     if len(parts) != 3 or not all(0 <= part < float("inf") for part in parts) or sum(parts) == 0:
         raise ClipsentError(
-            f"--combo-weights {parts}: must be three numbers for ce, focal and cb, none negative and not all 0"
+            f"--combo-weights {parts}", "must be three numbers for ce, focal and cb, none negative and not all 0"
         )
     return [part / sum(parts) for part in parts]
 
@@ -122,9 +125,9 @@ def make_loss(
     Raises `ClipsentError` for an unknown name, a class without posts or a setting out of range.
     """
     if name not in get_args(LossName):
-        raise ClipsentError(f"--loss {name}: unknown; choose one of {', '.join(get_args(LossName))}")
+        raise ClipsentError(f"--loss {name}", "unknown", todo=f"choose one of {', '.join(get_args(LossName))}")
     if not 0 <= focal_gamma < float("inf"):
-        raise ClipsentError(f"--focal-gamma {focal_gamma}: must be 0 or more")
+        raise ClipsentError(f"--focal-gamma {focal_gamma}", "must be 0 or more")
     inverse, effective = class_weights(class_counts), effective_number_weights(class_counts, cb_beta)
     shares = loss_shares(combo_weights)
     placed = cache(lambda device: (inverse.to(device), effective.to(device)))
@@ -152,12 +155,12 @@ def _class_ids(
     "Class ids as an array, or a `ClipsentError` that says which row is none."
     ids = np.asarray(values)
     if ids.ndim != 1 or len(ids) == 0 or len(ids) != (rows or len(ids)):
-        raise ClipsentError(f"{name} must be a list of {rows or 'one or more'} class ids, got shape {ids.shape}")
+        raise ClipsentError(name, f"must be a list of {rows or 'one or more'} class ids, got shape {ids.shape}")
     known = np.isin(ids, range(len(LABELS)))
     if not known.all():
         row = int(np.argmin(known))
         raise ClipsentError(
-            f"{name}, row {row}: {ids.tolist()[row]!r} is not a class id (0, 1, 2 for {', '.join(LABELS)})"
+            f"{name}, row {row}", f"{ids.tolist()[row]!r} is not a class id (0, 1, 2 for {', '.join(LABELS)})"
         )
     return ids.astype(int)
 
@@ -169,13 +172,13 @@ def _probabilities(
     "Probabilities as an array, or a `ClipsentError` that says which row is wrong."
     table = np.asarray(probs, dtype=float)
     if table.shape != (rows, len(LABELS)):
-        raise ClipsentError(f"probs must have shape ({rows}, {len(LABELS)}), one row per label, got {table.shape}")
+        raise ClipsentError("probs", f"must have shape ({rows}, {len(LABELS)}), one row per label, got {table.shape}")
     sums = table.sum(axis=1)
     usable = (table >= 0).all(axis=1) & (np.abs(sums - 1) < 0.01)
     if not usable.all():
         row = int(np.argmin(usable))
         raise ClipsentError(
-            f"probs, row {row}: {table[row].tolist()} are not probabilities that sum to 1; apply softmax"
+            f"probs, row {row}", f"{table[row].tolist()} are not probabilities that sum to 1", todo="apply softmax"
         )
     return table / sums[:, None]
 
@@ -286,7 +289,7 @@ def _pick_metric(
     "One metric of many confusion matrices, or a `ClipsentError` that lists the names."
     values = confusion_metrics(counts)
     if metric not in values:
-        raise ClipsentError(f"unknown metric {metric!r}: choose one of {', '.join(values)}")
+        raise ClipsentError(f"metric {metric!r}", "unknown", todo=f"choose one of {', '.join(values)}")
     return values[metric]
 
 # %% ../nbs/03_objective.ipynb #02d38f17
@@ -332,7 +335,7 @@ def wilson_interval(
     Source: Wilson, 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
     if not 0 <= errors <= total:
-        raise ClipsentError(f"an error rate needs 0 <= errors <= total, got {errors} errors of {total} posts")
+        raise ClipsentError(f"{errors} errors of {total} posts", "an error rate needs 0 <= errors <= total")
     if total == 0:
         return 0.0, 1.0
     interval = binomtest(int(errors), int(total)).proportion_ci(confidence_level=level, method="wilson")
@@ -491,9 +494,11 @@ def fit_temperature(
     """
     ids, scores = _class_ids(y_true, "y_true"), np.asarray(logits, dtype=float)
     if scores.shape != (len(ids), len(LABELS)) or not np.isfinite(scores).all():
+        got = f"got shape {scores.shape} with {(~np.isfinite(scores)).sum()} values not finite"
         raise ClipsentError(
-            f"fit_temperature needs finite logits of shape ({len(ids)}, {len(LABELS)}), got shape {scores.shape} "
-            f"with {(~np.isfinite(scores)).sum()} values not finite; clip probabilities above 0 before the logarithm"
+            "logits",
+            f"must be finite and of shape ({len(ids)}, {len(LABELS)}), {got}",
+            todo="clip probabilities above 0 before the logarithm",
         )
 
     def nll(log_temperature: float) -> float:

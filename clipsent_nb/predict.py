@@ -30,9 +30,9 @@ class Classifier(TrainedModel):
         Raises ClipsentError if the counts differ or a picture is broken.
         """
         if not isinstance(texts, Sequence) or not isinstance(images, Sequence) or isinstance(texts, str):
-            raise ClipsentError("texts and images are lists; for one post write predict([text], [image])")
+            raise ClipsentError("texts and images", "are lists", todo="for one post write predict([text], [image])")
         if not all(isinstance(text, str) for text in texts):
-            raise ClipsentError("each text is a str; for a post without words write an empty one")
+            raise ClipsentError("texts", "each is a str", todo="for a post without words write an empty one")
         inputs = PairInputs.from_memory(texts, images, self.tokenizer, self.image_processor, self.config)
         table = prediction_table(inputs.guids, inputs.labels, self.probabilities(inputs))
         return table.drop(columns=["guid", "true_label"])
@@ -48,13 +48,14 @@ def read_test_pairs(
     """
     rows, audit = read_list(test_file).assign(label=""), Audit([])
     if rows.empty:
-        raise ClipsentError(f"{test_file}: no posts to label")
+        raise ClipsentError(test_file, "no posts to label", todo="it should hold lines like 'guid,tag'")
     pairs = find_pairs(rows, files_by_guid(data_root / "data"), audit)
     missing = [f"{guid} ({problem})" for guid, _, problem, _ in audit.rows if problem.startswith("no ")]
     if missing:
         raise ClipsentError(
-            f"{test_file}: no prediction file was written, because of guid {listed(missing)}; "
-            "add the files, or remove the rows"
+            test_file,
+            f"no prediction file was written, because of guid {listed(missing)}",
+            todo="add the files, or remove the rows",
         )
     return pairs
 
@@ -78,7 +79,7 @@ def predict_file(
     project_root = Path(project_root)
     root = Path(data_root or project_root)
     if batch_size < 1:
-        raise ClipsentError(f"--batch-size {batch_size}: must be at least 1")
+        raise ClipsentError(f"--batch-size {batch_size}", "must be at least 1")
     check_output(project_root / output, [root / test_file, root / "train.txt", project_root / weights], root / "data")
     classifier = Classifier.load(project_root / weights, model_name, offline)
     pairs = read_test_pairs(root, root / test_file)
@@ -102,6 +103,6 @@ def predict_file(
 def check_output(output: Path, inputs: Sequence[Path], posts: Path) -> None:
     "Raise ClipsentError if the output is a folder, lies among the posts, or would replace an input."
     if output.is_dir():
-        raise ClipsentError(f"--output {output}: is a folder")
+        raise ClipsentError(f"--output {output}", "is a folder", todo="give the name of a file")
     if posts.resolve() in output.resolve().parents or output.resolve() in [path.resolve() for path in inputs]:
-        raise ClipsentError(f"--output {output}: would replace an input file; choose another name")
+        raise ClipsentError(f"--output {output}", "would replace an input file", todo="choose another name")

@@ -40,21 +40,21 @@ def read_rule_sets(
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ClipsentError(f"--rules-file {path}: no such file") from error
+        raise ClipsentError(f"--rules-file {path}", "no such file", todo="relative paths start here") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"--rules-file {path}: not TOML ({error})") from error
+        raise ClipsentError(f"--rules-file {path}", f"not TOML ({error})") from error
     choices = SWITCH_VALUES | {"image_aug": (True, False)}
     for name, switches in tables.items():
         where = f"--rules-file {path}, set {name!r}"
         if not isinstance(switches, dict):
-            raise ClipsentError(f"{where}: a set is a table; write [{name}] above its rules")
+            raise ClipsentError(where, "a set is a table", todo=f"write [{name}] above its rules")
         if not re.fullmatch(r"[A-Za-z][\w-]*", name) or re.search(r"_seed\d+$", name) or name in RULE_SETS:
-            raise ClipsentError(f"{where}: choose another name, of letters, digits, - and _")
+            raise ClipsentError(where, "not a usable name", todo="choose another, of letters, digits, - and _")
         for rule, value in switches.items():
             if rule not in choices:
-                raise ClipsentError(f"{where}: no rule {rule!r}; there are {', '.join(choices)}")
+                raise ClipsentError(where, f"no rule {rule!r}", todo=f"there are {', '.join(choices)}")
             if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices[rule]):
-                raise ClipsentError(f"{where}: {rule} = {value!r}; use {' or '.join(map(str, choices[rule]))}")
+                raise ClipsentError(where, f"{rule} = {value!r}", todo=f"use {' or '.join(map(str, choices[rule]))}")
     return {name: OFF | switches for name, switches in tables.items()}
 
 # %% ../nbs/07_preprocess.ipynb #854529ee
@@ -107,6 +107,6 @@ def preprocess(
     names = list(dict.fromkeys(name.strip() for name in rules.split(",") if name.strip()))
     unknown = [name for name in names if name not in sets]
     if unknown or not names:
-        raise ClipsentError(f"--rules {rules}: no set {listed(unknown)}; there are {', '.join(sets)}")
+        raise ClipsentError(f"--rules {rules}", f"no set {listed(unknown)}", todo=f"there are {', '.join(sets)}")
     configs = variant_configs(config, {name: sets[name] for name in names}, read_seeds(seeds, config))
     return compare_variants("preprocess", configs, config, "preprocess", "", batch, report, progress)

@@ -32,7 +32,7 @@ def template(
     folder = next(path for path in (package / "templates", package.parent / "nbs/reports") if path.is_dir())
     names = sorted(path.stem for path in folder.glob("*.ipynb"))
     if name not in names:
-        raise ClipsentError(f"no report template {name!r}; there are {', '.join(names)}")
+        raise ClipsentError(f"report {name!r}", "no such template", todo=f"there are {', '.join(names)}")
     return folder / f"{name}.ipynb"
 
 # %% ../nbs/report.ipynb #0e11cc9a
@@ -123,13 +123,16 @@ def execute(
         os.replace(unfinished, notebook)
     except PapermillExecutionError as error:
         os.replace(unfinished, notebook)
-        own = error.ename == "ClipsentError"
-        reason = error.evalue if own else f"{error.ename}: {first_line(Exception(error.evalue))} (see {notebook})"
-        raise ClipsentError(reason) from error
+        if error.ename == "ClipsentError":
+            where, _, what = error.evalue.partition(": ")
+        else:
+            where, what = notebook, f"{error.ename}: {first_line(Exception(error.evalue))}"
+        raise ClipsentError(where, what) from error
     except DeadKernelError as error:
-        raise ClipsentError("its process was killed, by hand or by the system for want of memory") from error
+        what = "its process was killed, by hand or by the system for want of memory"
+        raise ClipsentError(notebook, what, todo="the same command makes the report") from error
     except PapermillException as error:
-        raise ClipsentError(f"{source}: {first_line(error)}") from error
+        raise ClipsentError(source, first_line(error)) from error
     return write_page(notebook)
 
 # %% ../nbs/report.ipynb #6302bd69

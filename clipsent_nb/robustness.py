@@ -36,7 +36,7 @@ from PIL import Image, ImageFilter
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from .data import LABELS, ClipsentError, digest, listed, read_split, write_csv
+from .data import LABELS, MAX_BAD, ClipsentError, digest, listed, read_split, share_of, write_csv
 from .inputs import PairInputs, active_rules, clean_text, put_aside, read_texts, text_limit, tokenize
 from .model import image_features, text_features
 from .objective import confusion_metrics, post_weights, resampled_scores
@@ -505,18 +505,23 @@ class Probe:
         seed: int = 42,  # Of the corruptions
         batch_size: int = 32,  # Posts at a time
         workers: int = 0,  # Threads that decode pictures; 0: one per processor
+        strict: bool = False,  # Refuse if a single post cannot be read
+        max_bad: str = MAX_BAD,  # Refuse if more posts cannot be read; up to here they are left out and named
         progress: bool = False,  # Whether to show a bar
     ) -> "Probe":
-        "Load the model and the posts; raises ClipsentError if one of them is unusable or a post has no label."
+        """Load the model and the posts that can be read.
+
+        Raises ClipsentError if model or split is unusable, a post has no label, or too many posts cannot be read.
+        """
         trained = TrainedModel.load(weights, model_name, offline)
         split, root = project_root / (val_csv or str(trained.config["val_csv"])), Path(data_root or project_root)
         posts = read_split(split)
         if bare := posts.guid[posts.label == ""].tolist():
-            raise ClipsentError(f"{split}: no label for guid {listed(bare)}")
+            raise ClipsentError(split, f"no label for guid {listed(bare)}", todo="give posts with labels")
         processors, cache = (trained.tokenizer, trained.image_processor), project_root / "outputs/cache"
         options, broken = {"workers": workers or None, "progress": progress}, []
         inputs = PairInputs.build(posts, root, *processors, trained.config, cache, broken=broken, **options)
-        put_aside(broken, len(posts), split, project_root / "outputs/audit.csv", max_bad="100%")
+        put_aside(broken, len(posts), split, project_root / "outputs/audit.csv", strict, max_bad)
         usable = posts[posts.guid.isin(inputs.guids)]
         texts = read_texts([root / path for path in usable.text_path], usable.guid.tolist())
         return cls(trained, inputs, texts, seed, batch_size)
@@ -777,11 +782,11 @@ def read_answers(
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"{path}: damaged ({error}); delete it") from error
+        raise ClipsentError(path, f"damaged ({error})", todo="delete it") from error
     if table.get("guid", pd.Series(dtype=str)).tolist() != list(guids) or not table.iloc[:, 1:].isin(LABELS).all(
         axis=None
     ):
-        raise ClipsentError(f"{path}: damaged; delete it")
+        raise ClipsentError(path, "damaged", todo="delete it")
     return table
 
 # %% ../nbs/08_robustness.ipynb #a779c45b
@@ -821,10 +826,14 @@ def read_conditions(
     unknown = [name for name in names if name not in CORRUPTIONS and name not in groups]
     if unknown or not names:
         choices = ", ".join([*groups, *CORRUPTIONS])
-        raise ClipsentError(f"--corruptions {corruptions}: no corruption {listed(unknown)!r}; choose from {choices}")
+        raise ClipsentError(
+            f"--corruptions {corruptions}", f"no corruption {listed(unknown)!r}", todo=f"choose from {choices}"
+        )
     degrees = [text.strip() for text in severities.split(",") if text.strip()]
     if not degrees or not set(degrees) <= set("12345"):
-        raise ClipsentError(f"--severities {severities}: numbers from 1 to 5, separated by commas")
+        raise ClipsentError(
+            f"--severities {severities}", "not severities", todo="give numbers from 1 to 5, separated by commas"
+        )
     chosen = {name for entry in names for name in groups.get(entry, [entry])}
     pairs = [(name, severity) for name in CORRUPTIONS if name in chosen for severity in sorted(set(map(int, degrees)))]
     graded = [(name, severity) for name, severity in pairs if len(CORRUPTIONS[name].levels) == 5]
@@ -870,7 +879,7 @@ def read_results(
     Raises ClipsentError if there are none.
     """
     if not (folder / "robustness_metrics.json").is_file() or not (folder / "robustness.csv").is_file():
-        raise ClipsentError(f"{folder}: holds no measurement; `clipsent robustness` makes one")
+        raise ClipsentError(folder, "holds no measurement", todo="`clipsent robustness` makes one")
     metrics = read_json(folder / "robustness_metrics.json")
     summary = pd.DataFrame.from_dict(metrics["corruptions"], orient="index").rename_axis("corruption").reset_index()
     return pd.read_csv(folder / "robustness.csv"), summary, metrics
@@ -886,9 +895,9 @@ def check_flags(batch_size: int, num_workers: int, seed: int, folder: Path) -> N
     "Raise ClipsentError that names the first flag whose value cannot work."
     for flag, value, least in (("batch-size", batch_size, 1), ("num-workers", num_workers, 0), ("seed", seed, 0)):
         if value < least:
-            raise ClipsentError(f"--{flag} {value}: must be at least {least}")
+            raise ClipsentError(f"--{flag} {value}", f"must be at least {least}")
     if folder.exists() and not folder.is_dir():
-        raise ClipsentError(f"--output-dir {folder}: is a file")
+        raise ClipsentError(f"--output-dir {folder}", "is a file", todo="choose another name")
 
 
 def is_leaked(folder: Path) -> bool:
@@ -910,6 +919,8 @@ def robustness(
     severities: str = "1,2,3,4,5",  # From 1 (mild) to 5 (strong), separated by commas
     seed: int = 42,  # Decides the random numbers of the corruptions
     offline: bool = False,  # Never touch the network
+    strict: bool = False,  # Refuse to start if a single post cannot be read
+    max_bad: str = MAX_BAD,  # Refuse to start if more posts cannot be read; up to here they are left out and named
     report: bool = True,  # Whether to write a report
     progress: bool = True,  # Whether to show a bar
 ) -> Robustness:
@@ -921,9 +932,11 @@ def robustness(
     weights, folder = project_root / weights, project_root / output_dir
     weights = weights / "best.pt" if weights.is_dir() else weights
     check_flags(batch_size, num_workers, seed, folder)
+    share_of(max_bad)
     wanted = read_conditions(corruptions, severities)
+    limits = {"strict": strict, "max_bad": max_bad, "progress": progress}
     probe = Probe.build(
-        weights, project_root, data_root, val_csv, model_name, offline, seed, batch_size, num_workers, progress
+        weights, project_root, data_root, val_csv, model_name, offline, seed, batch_size, num_workers, **limits
     )
     answers = ask_all(probe, wanted, answers_file(probe, weights, folder), progress)
     conditions, summary = losses(probe.inputs.labels, answers)

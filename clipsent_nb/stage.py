@@ -216,10 +216,10 @@ def read_settings(
     try:
         given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"--settings {path}: not TOML: {first_line(error)}") from error
+        raise ClipsentError(f"--settings {path}", f"not TOML: {first_line(error)}") from error
     for table, values in given.items():
         if table not in settings or not isinstance(values, dict):
-            raise ClipsentError(f"--settings {path}: no table [{table}]; there are {', '.join(settings)}")
+            raise ClipsentError(f"--settings {path}", f"no table [{table}]", todo=f"there are {', '.join(settings)}")
         check_keys(path, table, values)
         settings[table] |= values
     return settings
@@ -241,10 +241,12 @@ def check_keys(
     )
     for key in values:
         if key in fixed:
-            raise ClipsentError(f"--settings {path}: [{table}] {key}: is decided by `clipsent run`; leave it out")
+            raise ClipsentError(
+                f"--settings {path}", f"[{table}] {key}: is decided by `clipsent run`", todo="leave it out"
+            )
         if not any(key in names for names in groups.values()):
             known = ", ".join(sorted(set().union(*groups.values()) - fixed))
-            raise ClipsentError(f"--settings {path}: [{table}] {key}: no such setting; there are {known}")
+            raise ClipsentError(f"--settings {path}", f"[{table}] {key}: no such setting", todo=f"there are {known}")
 
 # %% ../nbs/13_stage.ipynb #2740e875
 def flag(
@@ -358,7 +360,7 @@ def chosen(
     named = [name.strip() for name in only.split(",") if name.strip()]
     for given, names in (("--only", named), ("--from", [start] if start else [])):
         if unknown := [name for name in names if name not in STEPS]:
-            raise ClipsentError(f"{given} {', '.join(unknown)}: no such step; there are {', '.join(STEPS)}")
+            raise ClipsentError(f"{given} {', '.join(unknown)}", "no such step", todo=f"there are {', '.join(STEPS)}")
     order = list(STEPS)
     return [name for name in order[order.index(start or order[0]) :] if not named or name in named]
 
@@ -405,7 +407,8 @@ def run_stage(
     told = {name: record[name] for name in names if record[name]["state"] != "done"}
     if told:
         reasons = "; ".join(f"{name} {entry['state']}: {entry['reason']}" for name, entry in told.items())
-        raise ClipsentError(f"{len(names) - len(told)} of {len(names)} steps are done. {reasons}. Page: {page}")
+        what = f"{len(names) - len(told)} of {len(names)} steps are done; {reasons}"
+        raise ClipsentError(page, what, todo="the same command goes on from here")
     return f"all {len(names)} steps are done\npage {page}"
 
 # %% ../nbs/13_stage.ipynb #a7c38554
@@ -421,7 +424,9 @@ def parse_step(
     try:
         return parse(command, [*flags, "--overwrite"] if overwrite and can else flags)
     except SystemExit as error:
-        raise ClipsentError(f"--settings {settings}: [{name}] or [train] has the value complained of above") from error
+        raise ClipsentError(
+            f"--settings {settings}", f"[{name}] or [train] has the value complained of above", todo="change it there"
+        ) from error
 
 # %% ../nbs/13_stage.ipynb #876a5b18
 def do_steps(

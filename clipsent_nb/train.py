@@ -165,7 +165,7 @@ def check_config(config: TrainConfig) -> None:
     }
     for name, (fine, wanted) in requirements.items():
         if not fine:
-            raise ClipsentError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be {wanted}")
+            raise ClipsentError(f"--{name.replace('_', '-')} {getattr(config, name)}", f"must be {wanted}")
     share_of(config.max_bad)
     make_loss(config.loss, [1] * len(LABELS), config.focal_gamma, config.cb_beta, config.combo_weights)
 
@@ -199,7 +199,9 @@ def identity(config: TrainConfig) -> dict[str, object]:
     for name in ("train_csv", "val_csv"):
         path = under_root(config, getattr(config, name))
         if not path.is_file():
-            raise ClipsentError(f"--{name.replace('_', '-')} {path}: no such file; `clipsent splits` writes it")
+            raise ClipsentError(
+                f"--{name.replace('_', '-')} {path}", "no such file", todo="`clipsent splits` writes it"
+            )
         values[f"content of {name}"] = digest(path.read_bytes())
     return values
 
@@ -289,7 +291,9 @@ def find_device(
 
     state = PartialState()
     if state.num_processes > 1 and not several:
-        raise ClipsentError("several processes were launched; only `clipsent optimize` can use more than one")
+        raise ClipsentError(
+            "accelerate launch", "several processes were started; only `clipsent optimize` can use more than one"
+        )
     return state.device
 
 # %% ../nbs/04_train.ipynb #992f8d93
@@ -341,7 +345,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     """
     able = bf16_able(device)
     if precision == "bf16" and not able:
-        raise ClipsentError(f"--precision bf16: {device.type} here does not support it; use auto or fp32")
+        raise ClipsentError("--precision bf16", f"{device.type} here does not support it", todo="use auto or fp32")
     return precision == "bf16" or (precision == "auto" and able and bf16_fast(device))
 
 # %% ../nbs/04_train.ipynb #9992a980
@@ -430,7 +434,7 @@ def load_inputs(config: TrainConfig, progress: bool = True) -> RunInputs:
         splits[path] = read_split(path)
         bare = splits[path].guid[splits[path].label == ""]
         if len(bare):
-            raise ClipsentError(f"{path}: no label for guid {listed(bare.tolist())}")
+            raise ClipsentError(path, f"no label for guid {listed(bare.tolist())}", todo="give posts with labels")
     root = Path(config.data_root or config.project_root)
     cache = under_root(config, Path("outputs/cache"))
     arguments = (root, tokenizer, image_processor, plain_config(config), cache)
@@ -452,12 +456,12 @@ def check_classes(
 ) -> None:
     "Raise ClipsentError if a split has no usable post, or lacks a class."
     if not len(labels):
-        raise ClipsentError(told(path, "none of its posts can be used"))
+        raise ClipsentError(path, "none of its posts can be used")
     absent = [label for label in wanted if LABELS.index(label) not in labels]
     if absent:
         what = f"no usable post is {listed(absent)}, and no class can be learned without"
         hint = "add posts to train.txt, or see in audit.csv why they were left out, and repeat `clipsent splits`"
-        raise ClipsentError(told(path, what, todo=hint))
+        raise ClipsentError(path, what, todo=hint)
 
 # %% ../nbs/04_train.ipynb #308f0a0f
 def copies_across(train: pd.DataFrame, val: pd.DataFrame) -> list[str]:
@@ -485,7 +489,7 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"{path}: damaged ({error}); delete the folder to train it again") from error
+        raise ClipsentError(path, f"damaged ({error})", todo="delete the folder to train it again") from error
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -495,20 +499,18 @@ def read_config(folder: Path) -> dict[str, object]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ClipsentError(told(path, "missing", todo="train the run again with --overwrite"))
+        raise ClipsentError(path, "missing", todo="train the run again with --overwrite")
     config = read_json(path)
     if config.get("format", 1) > RUN_FORMAT:
         newer = f"written by clipsent_nb {config.get('versions', {}).get('clipsent_nb', 'of a newer format')}"
         raise ClipsentError(
-            told(
-                path,
-                f"{newer}, which this version ({version('clipsent_nb')}) cannot read",
-                todo="update clipsent_nb, or give another run folder",
-            )
+            path,
+            f"{newer}, which this version ({version('clipsent_nb')}) cannot read",
+            todo="update clipsent_nb, or give another run folder",
         )
     lacking = [name for name in ("identity", "data_fingerprint", "device", "versions") if name not in config]
     if lacking:
-        raise ClipsentError(told(path, f"no {listed(lacking)}", todo="train the run again with --overwrite"))
+        raise ClipsentError(path, f"no {listed(lacking)}", todo="train the run again with --overwrite")
     return config
 
 # %% ../nbs/04_train.ipynb #3f5cb569
@@ -529,7 +531,7 @@ class Run:
         """
         folder = Path(folder).resolve()
         if not (folder / "metrics.json").is_file():
-            raise ClipsentError(f"{folder}: holds no finished run (no metrics.json)")
+            raise ClipsentError(folder, "holds no finished run (no metrics.json)", todo="`clipsent optimize` makes one")
         return cls(folder, read_config(folder), read_json(folder / "metrics.json"), found)
 
     def __str__(self) -> str:
@@ -583,10 +585,14 @@ def run_lock(
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=LOCK_PATIENCE)
     except Timeout as error:
-        raise ClipsentError(f"{flag} {folder}: another process is at work there; wait or choose another") from error
+        raise ClipsentError(
+            f"{flag} {folder}", "another process is at work there", todo="wait or choose another"
+        ) from error
     except OSError as error:
         raise ClipsentError(
-            f"{flag} {folder}: cannot be written ({error.strerror}); change its permissions, or choose another"
+            f"{flag} {folder}",
+            f"cannot be written ({error.strerror})",
+            todo="change its permissions, or choose another",
         ) from error
     try:
         yield
@@ -612,12 +618,15 @@ def settle_folder(folder: Path, own: Mapping[str, object], config: TrainConfig) 
             said = listed([f"{name} {other.get(name)} there, {own.get(name)} here" for name in differences], 3)
             state = "a finished" if finished else "an interrupted"
             raise ClipsentError(
-                f"--output-dir {folder}: holds {state} run with other settings ({said}); "
-                "choose another folder, or replace it with --overwrite"
+                f"--output-dir {folder}",
+                f"holds {state} run with other settings ({said})",
+                todo="choose another folder, or replace it with --overwrite",
             )
         if finished and not config.overwrite:
             if not zipfile.is_zipfile(folder / "best.pt"):
-                raise ClipsentError(f"{folder / 'best.pt'}: missing or damaged; train the run again with --overwrite")
+                raise ClipsentError(
+                    folder / "best.pt", "missing or damaged", todo="train the run again with --overwrite"
+                )
             (folder / "last.pt").unlink(missing_ok=True)
             return "found"
         if finished or differences or not config.resume:
@@ -748,7 +757,7 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise ClipsentError(f"{path}: damaged; start the run anew with --no-resume") from error
+            raise ClipsentError(path, "damaged", todo="start the run anew with --no-resume") from error
         self.progress = Progress(**state["progress"])
         own = {name: value for name, value in self.model.state_dict().items() if not self.is_saved(name)}
         load_exact(self.model, own | state["model"], path)
@@ -1031,10 +1040,12 @@ def train_step(trainer: Trainer, rows: np.ndarray, targets: Tensor, frozen: bool
         loss = trainer.loss(step_logits(trainer, rows, seed, frozen), targets)
         value = loss.item()
         if not math.isfinite(value):
-            guids = [trainer.inputs.train.guids[row] for row in rows]
+            guids = listed([trainer.inputs.train.guids[row] for row in rows], config.batch_size)
+            place = f"epoch {progress.epoch + 1}, step {progress.step + 1}, the batch of guids {guids}"
             raise ClipsentError(
-                f"--lr {config.lr}: the loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}, the batch of guids "
-                f"{listed(guids, config.batch_size)}; lower --lr (8e-6 is usual), or try --precision fp32"
+                f"--lr {config.lr}",
+                f"the loss is {value} in {place}",
+                todo="lower --lr (8e-6 is usual), or try --precision fp32",
             )
         reduce = partial(reduce_gradients, trainer.model, len(rows)) if ranks()[1] > 1 else None
         update(loss, trainer.optimizer, trainer.schedule, config.max_grad_norm, reduce)
@@ -1060,13 +1071,15 @@ def halve(trainer: Trainer, tried: int, error: BaseException) -> None:
     config, half = trainer.config, tried // 2
     if half == 0:
         raise ClipsentError(
-            f"--micro-batch-size 1: out of memory with a single post ({first_line(error)}); use a smaller encoder"
+            "--micro-batch-size 1",
+            f"out of memory with a single post ({first_line(error)})",
+            todo="use a smaller encoder",
         ) from error
     if not config.auto_batch or ranks()[1] > 1:
         what = f"out of memory with {tried} posts at a time ({first_line(error)})"
         ways = f"add --micro-batch-size {half}, which gives the same numbers in a little more time, or --auto-batch"
         todo = f"{ways}, which finds the size; the same command with one of them resumes the run"
-        raise ClipsentError(told(f"--batch-size {config.batch_size}", what, todo=todo)) from error
+        raise ClipsentError(f"--batch-size {config.batch_size}", what, todo=todo) from error
     print(
         f"out of memory with {tried} posts at a time; going on with {half}, batches stay as they are", file=sys.stderr
     )
@@ -1296,8 +1309,9 @@ def continue_run(trainer: Trainer, description: Mapping[str, object]) -> None:
     before = read_config(trainer.folder)
     if before["data_fingerprint"] != description["data_fingerprint"]:
         raise ClipsentError(
-            f"--output-dir {trainer.folder}: posts or tokenizer were changed, or Pillow or transformers updated, "
-            "since this run was interrupted; start it anew with --no-resume"
+            f"--output-dir {trainer.folder}",
+            "posts or tokenizer were changed, or Pillow or transformers updated, since this run was interrupted",
+            todo="start it anew with --no-resume",
         )
     changed = [name for name in ("device", "computed_in", "threads", "versions") if before[name] != description[name]]
     if changed:
@@ -1402,7 +1416,9 @@ class TrainedModel:
             encoder = fetch_encoder(model_name or str(config["model_name"]), offline, weights=False)
         names = ("head_variant", "dropout", "ablate_text", "ablate_image", "precision")
         if lacking := [name for name in names if name not in config]:
-            raise ClipsentError(told(f"--weights {weights}", f"its settings have no {listed(lacking)}"))
+            raise ClipsentError(
+                f"--weights {weights}", f"its settings have no {listed(lacking)}", todo="give a run's best.pt"
+            )
         settings = {name: config[name] for name in names[:4]}
         model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         load_exact(model, state, weights)

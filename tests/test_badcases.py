@@ -187,7 +187,7 @@ def test_mining_given_posts_and_escaping_them(root):
         (lambda table: table.drop(columns="true_label"), "no column true_label"),
         (lambda table: table.assign(true_label="glad"), "unknown label 'glad'"),
         (lambda table: table.assign(image_path="data/none.jpg"), "no picture for guid"),
-        (lambda table: table.assign(text_path="data/none.txt"), "1 text cannot be used"),
+        (lambda table: table.assign(text_path="data/none.txt"), "1 text: cannot be used"),
     ],
 )
 def test_unusable_tables_are_refused(root, change, message):

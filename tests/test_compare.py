@@ -122,7 +122,7 @@ def test_runs_with_other_labels_are_refused(project):
     table = pd.read_csv(answers, dtype={"guid": str})
     table.loc[0, "true_label"] = "neutral" if table.true_label[0] != "neutral" else "positive"
     table.to_csv(answers, index=False)
-    with pytest.raises(ClipsentError, match=f"relabelled: has other labels .* guid {table.guid[0]}$"):
+    with pytest.raises(ClipsentError, match=f"relabelled: has other labels .* guid {table.guid[0]}; train one"):
         compared(project, str(OPTIMIZE / "relabelled"))
 
 
@@ -161,7 +161,7 @@ def test_changed_splits_stop_the_references_only(project):
 
 @pytest.mark.parametrize("name", ["outputs/compare", "outputs/compare.json"])
 def test_the_table_is_a_csv_file(project, name):
-    with pytest.raises(ClipsentError, match=r"--output-csv .*: the name of a file that ends in \.csv"):
+    with pytest.raises(ClipsentError, match=r"--output-csv .*: not the name of a table; give one that ends in \.csv"):
         compare(baseline_of(project), output_csv=Path(name), report=False, progress=False)
 
 

@@ -165,7 +165,7 @@ def test_impossible_batches(base, batch, message):
 def test_an_impossible_value_is_refused_before_anything_starts(base):
     with pytest.raises(ClipsentError, match="--batch-size 0: must be at least 1"):
         expand({"batch_size": [8, 0]}, base)
-    with pytest.raises(ClipsentError, match="no setting learning_rate"):
+    with pytest.raises(ClipsentError, match="setting learning_rate: does not exist"):
         expand({"learning_rate": [1]}, base)
 
 

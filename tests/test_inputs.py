@@ -335,7 +335,7 @@ def test_lost_index_or_pixels_are_rebuilt(tmp_path):
 def test_only_broken_pictures_leave_an_empty_store(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     cache = PixelCache(tmp_path / "store", ImagePreprocessor(Shrinks()))
-    with pytest.raises(ClipsentError, match=r"1 picture .*\n  guid 7: .*a\.png"):
+    with pytest.raises(ClipsentError, match=r"1 picture: .*\n  guid 7: .*a\.png"):
         cache.rows([tmp_path / "a.png"], guids=["7"], progress=False)
     assert cache.pixels.shape == (0, 3, 8, 8)
     assert cache.rows([], progress=False).tolist() == []

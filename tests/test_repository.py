@@ -1,13 +1,15 @@
 """Notebooks, package, README and metadata say the same."""
 
+import ast
+import inspect
 import json
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
 from dataclasses import is_dataclass
-from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from readme import readme
 
 import clipsent_nb
 from clipsent_nb.cli import COMMANDS, load
+from clipsent_nb.data import ClipsentError
 
 ROOT = Path(__file__).parents[1]
 MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}
@@ -87,5 +90,21 @@ def test_importing_the_package_and_the_command_line_is_light():
 def test_every_flag_is_explained(command):
     function = load(command)
     comments = docments(function)
-    flags = [name for name, one in signature(function).parameters.items() if not is_dataclass(one.default)]
+    flags = [name for name, one in inspect.signature(function).parameters.items() if not is_dataclass(one.default)]
     assert [name for name in flags if not comments[name]] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "clipsent_nb").glob("*.py")), ids=lambda path: path.stem)
+def test_every_error_says_where_and_what(path):
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "ClipsentError":
+            inspect.signature(ClipsentError).bind(*call.args, **{word.arg: word.value for word in call.keywords})
+            assert not any(isinstance(answer, ast.Starred) for answer in call.args), ast.unparse(call)
+            where, what = call.args[:2]
+            for answer in (where, what):  # neither is empty, nor a sentence that holds both
+                assert not isinstance(answer, ast.Constant) or (answer.value and ": " not in answer.value)
+
+
+def test_errors_travel_between_processes():
+    error = ClipsentError(Path("train.txt"), "empty", todo="fill it")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "train.txt: empty; fill it"

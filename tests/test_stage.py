@@ -108,7 +108,7 @@ def test_a_new_post_begins_anew(project):
 
 
 def test_a_failed_step_stops_only_what_needs_it(project):
-    project.failing["heads"] = ClipsentError("guid 7: broken picture")
+    project.failing["heads"] = ClipsentError("guid 7", "broken picture")
     with pytest.raises(ClipsentError, match="heads failed: guid 7: broken picture; robustness blocked: needs heads"):
         project.run()
     assert set(project.done) == set(STEPS) - {"robustness"}
@@ -139,7 +139,7 @@ def test_killed_in_any_step_it_goes_on_there(project):
 
 
 def test_reasons_are_escaped_in_the_page(project):
-    project.failing["grid"] = ClipsentError("<script>alert(1)</script>")
+    project.failing["grid"] = ClipsentError("<script>", "alert(1)</script>")
     with pytest.raises(ClipsentError):
         project.run(only="splits,grid")
     page = (project.root / "outputs/reports/index.html").read_text(encoding="utf-8")

@@ -92,7 +92,7 @@ def test_a_picture_that_cannot_be_used_is_named_and_costs_no_other_post(posts, e
         [{"guid": g, "text_path": f"data/{g}.txt", "image_path": f"data/{g}.jpg"} for g in ("0", GUID)]
     )
     arguments = (posts, *load_processors(encoder), plain_config(TrainConfig()), tmp_path / "cache")
-    with pytest.raises(ClipsentError, match=f"1 picture cannot be used.*\n  guid {GUID}: .*{GUID}.jpg: "):
+    with pytest.raises(ClipsentError, match=f"1 picture: cannot be used.*\n  guid {GUID}: .*{GUID}.jpg: "):
         PairInputs.build(table, *arguments, progress=False)
     broken = []
     assert PairInputs.build(table, *arguments, progress=False, broken=broken).guids == ["0"]
@@ -480,7 +480,8 @@ def test_a_run_of_a_newer_version_is_not_guessed_at(copy):
     config |= {"format": 2, "versions": {"clipsent_nb": "9.1"}}
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        ClipsentError, match="config.json: written by clipsent_nb 9.1, which this version .* cannot read; update clipsent_nb"
+        ClipsentError,
+        match="config.json: written by clipsent_nb 9.1, which this version .* cannot read; update clipsent_nb",
     ):
         Run.load(copy)
 
