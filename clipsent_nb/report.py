@@ -117,6 +117,7 @@ def execute(
     unfinished = notebook.with_name(".report.tmp.ipynb")
     notebook.parent.mkdir(parents=True, exist_ok=True)
     quiet = dict(progress_bar=False, log_output=False, kernel_name="python3", cwd=os.getcwd())
+    quiet["extra_arguments"] = ["--log-level=CRITICAL"]  # else a kernel may call its own orderly end an ERROR
     try:
         with named(notebook), private_channels() as config:
             papermill.execute_notebook(str(source), str(unfinished), dict(parameters), config=config, **quiet)

@@ -1,5 +1,6 @@
 """What an analysis of errors refuses, and what it must not be fooled by."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,20 @@ def test_nothing_wrong_and_too_few_posts():
     buckets = pd.DataFrame({"a": ["x", "y"] * 30}).astype("category")
     assert (find_slices(buckets, pd.Series([False] * 60), 5).verdict == "not distinguishable").all()
     assert find_slices(buckets, pd.Series([True] * 60), 50).empty
+
+
+def test_posts_that_cannot_be_read_any_more_are_left_out_and_named(root, tmp_path, capsys):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    posts = read_split(copy / "outputs/splits/val.csv")
+    lost, cut = (copy / path for path in posts.image_path[:2])
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-200])  # its header still tells the size
+    given = {"run": RUN, "project_root": copy, "report": False, "progress": False}
+    for flags in ({"strict": True}, {"max_bad": "0%"}):
+        with pytest.raises(ClipsentError, match=rf"the answered posts: 1 of {len(posts)} posts cannot be used;"):
+            errors(**given, **flags)
+    analysis = errors(**given, max_bad="10%")
+    assert analysis.posts.guid.tolist() == posts.guid[2:].tolist()
+    assert f"2 of {len(posts)} posts cannot be used" in capsys.readouterr().err
+    audit = pd.read_csv(copy / "outputs/audit.csv", dtype=str)
+    assert set(posts.guid[:2]) <= set(audit.guid[audit.done == "row left out of the answered posts"])
