@@ -687,7 +687,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ClipsentError(
-            f"--weights {path}", "holds more than weights, so it was not loaded", todo="give a run's best.pt"
+            f"--weights {path}",
+            "holds more than plain weights, perhaps code, so nothing of it was loaded",
+            todo="give a run's best.pt with the folder encoder beside it, as clipsent wrote them",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         hint = "if a run wrote it, repeat the run with --overwrite"
@@ -709,6 +711,7 @@ def load_exact(
     model: nn.Module,  # Receives the weights
     state: Mapping[str, Tensor],  # From `read_weights`
     path: Path | str,  # Where they come from, for the message
+    built: str = "the model",  # What the model was built from, for the message
 ) -> None:
     """Load every weight, each of the right shape, or none.
 
@@ -722,6 +725,6 @@ def load_exact(
     }
     found = [f"{kind}: {listed(keys)}" for kind, keys in differences.items() if keys]
     if found:
-        hint = "take best.pt and the folder encoder beside it from one run"
-        raise ClipsentError(f"--weights {path}", f"made for another model or head; {'; '.join(found)}", todo=hint)
+        hint = "copy best.pt and the folder encoder from one run, or train again with --overwrite"
+        raise ClipsentError(f"--weights {path}", f"does not fit {built} ({'; '.join(found)})", todo=hint)
     model.load_state_dict(state)

@@ -50,7 +50,7 @@ def read_test_pairs(
     if rows.empty:
         raise ClipsentError(test_file, "no posts to label", todo="it should hold lines like 'guid,tag'")
     pairs = find_pairs(rows, files_by_guid(data_root / "data"), audit)
-    missing = [f"{guid} ({problem})" for guid, _, problem, _ in audit.rows if problem.startswith("no ")]
+    missing = [f"{guid} ({file}: {problem})" for guid, file, problem, _ in audit.rows if problem.startswith("no ")]
     if missing:
         raise ClipsentError(
             test_file,

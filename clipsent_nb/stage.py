@@ -140,6 +140,7 @@ dropout = 0.15
 jobs = 1
 
 # Every further table is a step and holds flags of its command; they win over those of [train].
+# strict and max_bad of [train], for posts that cannot be read, hold in every step.
 [splits]
 val_ratio = 0.1
 
@@ -270,7 +271,8 @@ def words_of(
     step, groups = STEPS[name], flags_of(STEPS[name].command)
     shared = (settings["train"] if "config" in groups else {}) | (settings["batch"] if "batch" in groups else {})
     known = set().union(*groups.values())
-    values = roots | shared | settings[name] | dict(step.paths)
+    limits = {key: settings["train"][key] for key in ("strict", "max_bad") if key in settings["train"]}
+    values = roots | limits | shared | settings[name] | dict(step.paths)
     given = {key: value for key, value in values.items() if key in known and value is not None}
     return [step.command, *(word for key, value in given.items() for word in flag(key, value))]
 

@@ -1421,7 +1421,7 @@ class TrainedModel:
             )
         settings = {name: config[name] for name in names[:4]}
         model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
-        load_exact(model, state, weights)
+        load_exact(model, state, weights, f"the head {config['head_variant']} and the encoder in {encoder}")
         device = find_device()
         bf16 = use_bf16(str(config["precision"]), device) if bf16_able(device) else False
         return cls(model.to(device).eval(), *load_processors(encoder), config, device, bf16)

@@ -1,5 +1,6 @@
 """The order of the stage, what is skipped, what is blocked, and what is left when a step fails or is killed."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -190,3 +191,12 @@ def test_the_record_is_readable(project):
     project.run(only="splits")
     record = read_json(project.root / stage.RECORD)
     assert record["splits"]["state"] == "done" and record["splits"]["essence"].startswith("splits")
+
+
+def test_the_limits_for_unreadable_posts_hold_in_every_step(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[train]\nmax_bad = "5%"\n[errors]\nmax_bad = "7%"\n')
+    settings = read_settings(path)
+    limits = {name: re.findall(r"--max-bad (\S+)", " ".join(words_of(name, settings, {}))) for name in STEPS}
+    assert limits["errors"] == ["7%"] and {limits[name][0] for name in ("splits", "heads", "robustness")} == {"5%"}
+    assert all(limits[name] for name in STEPS if "max_bad" in set().union(*flags_of(STEPS[name].command).values()))
