@@ -40,7 +40,9 @@ def read_rule_sets(
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ClipsentError(f"--rules-file {path}", "no such file", todo="relative paths start here") from error
+        raise ClipsentError(
+            f"--rules-file {path}", "no such file", todo="relative paths start at --project-root"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"--rules-file {path}", f"not TOML ({error})") from error
     choices = SWITCH_VALUES | {"image_aug": (True, False)}
