@@ -26,7 +26,7 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(BIN)/nbdev-test --n-workers 2
+	$(BIN)/nbdev-test --n-workers 2 --skip-folder-re '^([_.]|outputs$$|sample$$)'
 	$(BIN)/python -m pytest --numprocesses 2
 
 lab: setup
