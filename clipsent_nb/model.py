@@ -224,10 +224,14 @@ def hub_download(
     """
     arguments = [sys.executable, "-P", "-c", _DOWNLOAD, json.dumps([name, options])]
     child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    deadline, output = time.monotonic() + seconds, None
     try:
-        output, _ = child.communicate(timeout=max(seconds, 0))
-    except subprocess.TimeoutExpired as error:
-        raise HubError("not finished in time", "timeout") from error
+        while output is None:  # a second at a time, for Ctrl-C may be heard only between waits
+            left = deadline - time.monotonic()
+            with suppress(subprocess.TimeoutExpired):
+                output, _ = child.communicate(timeout=min(max(left, 0), 1))
+            if output is None and left <= 0:
+                raise HubError("not finished in time", "timeout")
     finally:
         _end(child)
     if child.returncode:

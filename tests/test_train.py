@@ -78,9 +78,9 @@ def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, monkeypa
 
 
 def test_killed_process_continues(config, tmp_path):
-    config = replace(config, epochs=30, save_minutes=0.0)
+    config = replace(config, epochs=8, save_minutes=0.0)
     flags = [sys.executable, "-m", "clipsent_nb.cli", "optimize", "--project-root", config.project_root]
-    flags += ["--model-name", "tiny_clip", "--epochs", "30", "--freeze-epochs", "1", "--early-stop", "3"]
+    flags += ["--model-name", "tiny_clip", "--epochs", "8", "--freeze-epochs", "1", "--early-stop", "3"]
     flags += ["--batch-size", "16", "--lr", "1e-3", "--use-cosine", "--warmup-ratio", "0.1", "--save-minutes", "0"]
     flags += ["--output-dir", config.output_dir]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
