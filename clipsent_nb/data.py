@@ -737,6 +737,8 @@ def load_posts(
     pairs, named = [], set()
     for split, name in lists.items():
         rows = read_list(data_root / name, audit)
+        if rows.empty and split == "train" and not audit.rows:
+            raise ClipsentError(data_root / name, "no posts", todo="it should hold lines like 'guid,tag'")
         named.update(rows.guid)
         rows = check_list(rows, name, audit, labelled=split == "train")
         rows = rows if split == "train" else rows.assign(label="")

@@ -286,6 +286,7 @@ def test_windows_line_ends(posts):
         ),
         ("guid\n1\n2\n", r"train.txt, line 2: '1' is not 'guid,tag', nor are lines 3"),
         ("", "train.txt: empty; it should hold lines like 'guid,tag'"),
+        ("guid,tag\n", "train.txt: no posts; it should hold lines like 'guid,tag'"),
         ("\n \n", "train.txt: empty"),
     ],
 )
