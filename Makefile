@@ -43,4 +43,4 @@ bench: setup
 	done
 
 clean:
-	rm -rf $(DEMO) nbs/sample .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(DEMO) sample nbs/sample .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -28,6 +28,7 @@ import pandas as pd
 
 from .data import LABELS, ClipsentError, digest, formula_safe, listed, write_csv
 from .inputs import worker_count
+from .model import fetch_encoder
 from .objective import post_weights, resampled_scores
 from .report import end_of_report, execute, run_report, start_report
 from clipsent_nb.train import (
@@ -40,6 +41,7 @@ from clipsent_nb.train import (
     plain_config,
     ranks,
     read_json,
+    resolved_model,
     run_lock,
     under_root,
     write_json,
@@ -430,11 +432,18 @@ def prepare(configs: Sequence[TrainConfig], progress: bool) -> None:
 
     Raises ClipsentError if that fails for every run; what is wrong with some of them is left to those.
     """
-    problems, ways = {}, {}
+    problems, ways, refused = {}, {}, {}
     for config in configs:
         ways.setdefault((config.model_name, str(config.train_csv), str(config.val_csv)), config)
     for way, config in ways.items():
         try:
+            if config.model_name in refused:  # the hub is asked once, not for each of many folds
+                raise refused[config.model_name]
+            try:
+                fetch_encoder(resolved_model(config), config.offline)
+            except ClipsentError as error:
+                refused[config.model_name] = error
+                raise
             load_inputs(config, progress)
         except ClipsentError as error:
             problems[way] = error

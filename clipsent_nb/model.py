@@ -369,7 +369,7 @@ def _from_hub(model: str, weights: bool, patience: float, download: Callable[...
             spent = time.monotonic() - began
             if wait is None or spent + wait >= patience:
                 tries = f"given up after {number} {'try' if number == 1 else 'tries'} in {spent:.0f} s"
-                what = f"the hub does not deliver it ({error}); {tries}"
+                what = f"no such folder here, and the hub does not deliver it ({error}); {tries}"
                 raise ClipsentError(f"--model-name {model}", what, todo=_elsewhere(model)) from error
             print(f"{model}: the hub does not deliver it ({error}); next try in {wait} s", file=sys.stderr, flush=True)
             time.sleep(wait)

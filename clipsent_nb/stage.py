@@ -410,7 +410,7 @@ def run_stage(
     if told:
         reasons = "; ".join(f"{name} {entry['state']}: {entry['reason']}" for name, entry in told.items())
         what = f"{len(names) - len(told)} of {len(names)} steps are done; {reasons}"
-        raise ClipsentError(page, what, todo="the same command goes on from here")
+        raise ClipsentError(page, what, todo="mend that, and the same command goes on")
     return f"all {len(names)} steps are done\npage {page}"
 
 # %% ../nbs/13_stage.ipynb #a7c38554

@@ -16,7 +16,18 @@ import pytest
 
 from clipsent_nb import grid
 from clipsent_nb.data import ClipsentError
-from clipsent_nb.grid import Batch, Cell, Range, collect, drop_weights, expand, fingerprint, read_axis, run_many
+from clipsent_nb.grid import (
+    Batch,
+    Cell,
+    Range,
+    collect,
+    drop_weights,
+    expand,
+    fingerprint,
+    prepare,
+    read_axis,
+    run_many,
+)
 from clipsent_nb.train import TrainConfig, identity, sample_config, sample_run, write_json
 
 FOLDER = Path("outputs/optimize/batch")
@@ -284,3 +295,17 @@ def test_a_killed_report_process_leaves_no_kernel(tmp_path):
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+def test_a_hub_that_refuses_is_asked_once_for_all_folds(base, monkeypatch):
+    asked = []
+
+    def refuse(model, offline):
+        asked.append(model)
+        raise ClipsentError("--model-name someone/clip", "the hub does not deliver it")
+
+    monkeypatch.setattr(grid, "fetch_encoder", refuse)
+    folds = [replace(base, model_name="someone/clip", train_csv=Path(f"{name}.csv")) for name in "abc"]
+    with pytest.raises(ClipsentError, match="the hub does not deliver it"):
+        prepare(folds, progress=False)
+    assert asked == ["someone/clip"]

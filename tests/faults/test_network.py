@@ -156,7 +156,9 @@ def test_refused_connection(cache, monkeypatch, capfd):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(model, "WAITS", (0.2,))
     message = refused()
-    expected = r"--model-name someone/clip: the hub does not deliver it \(ConnectError: .*refused\); "
+    expected = (
+        r"--model-name someone/clip: no such folder here, and the hub does not deliver it \(ConnectError: .*refused\); "
+    )
     assert re.fullmatch(expected + r"given up after 2 tries in \d+ s; " + re.escape(OFFERS), message)
     assert capfd.readouterr().err.count("next try in 0.2 s") == 1
     assert not cache.exists() or not any(cache.iterdir())
@@ -169,7 +171,9 @@ def test_patience_bounds_a_hub_that_hangs(hub, cache, place, fault):
     message = refused(patience=4)
     assert 4 <= time.monotonic() - began < 12
     assert any(re.search(place, request) for request in hub.requests)
-    expected = r"--model-name someone/clip: the hub does not deliver it \(not finished in time\); "
+    expected = (
+        r"--model-name someone/clip: no such folder here, and the hub does not deliver it \(not finished in time\); "
+    )
     assert re.fullmatch(expected + r"given up after 1 try in \d+ s; " + re.escape(OFFERS), message)
     assert not psutil.Process().children(recursive=True)
     assert_nothing_taken(cache)
@@ -213,7 +217,7 @@ def test_a_broken_connection_is_tried_again(hub, cache, tiny, fault):
 def test_a_connection_that_always_breaks(hub, cache, tiny, fault):
     hub.fail(WEIGHTS, fault)
     message = refused()
-    expected = r"--model-name someone/clip: the hub does not deliver it \((ReadError|RemoteProtocolError)\b.*\); "
+    expected = r"--model-name someone/clip: no such folder here, and the hub does not deliver it \((ReadError|RemoteProtocolError)\b.*\); "
     assert re.fullmatch(expected + r"given up after 2 tries in \d+ s; " + re.escape(OFFERS), message)
     assert_nothing_taken(cache)
     hub.faults.clear()
