@@ -107,7 +107,7 @@ def named(path: Path | str) -> Iterator[None]:
 
 # %% ../nbs/00_data.ipynb #03450a12
 FULL = ("no space is left", "what was complete is kept", "make room, and the same command continues")
-CLOSED = ("may not be read or written", "nothing was changed there", "change its permissions, or choose another folder")
+CLOSED = ("may not be read or written", "nothing was changed there", "make it writable, or choose another folder")
 ADVICE = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EACCES: CLOSED, errno.EROFS: CLOSED}
 
 

@@ -592,7 +592,7 @@ def run_lock(
         raise ClipsentError(
             f"{flag} {folder}",
             f"cannot be written ({error.strerror})",
-            todo="change its permissions, or choose another",
+            todo="make it writable, or choose another",
         ) from error
     try:
         yield
