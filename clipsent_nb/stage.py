@@ -258,6 +258,8 @@ def flag(
     words = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{words}" if value else f"--no-{words}"]
+    if isinstance(value, str) and value.startswith("-"):  # apart, it would be taken for another flag
+        return [f"--{words}={value}"]
     values = value if isinstance(value, list | tuple) else [value]
     return [f"--{words}", *(str(word) for word in values)]
 
@@ -291,7 +293,7 @@ def essence(
     kept, keep = [], True
     for word in words:
         if word.startswith("--"):
-            keep = word.removeprefix("--").removeprefix("no-").replace("-", "_") not in INDIFFERENT
+            keep = word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") not in INDIFFERENT
         if keep:
             kept.append(word)
     return shlex.join(kept)

@@ -44,7 +44,7 @@ SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 # --- settings: from a file of settings to flags to a run folder and back
 
 NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=20)
-WORD = NAME.filter(lambda name: not name.startswith("-") and name not in (".", "..", "None") and name.strip() == name)
+WORD = NAME.filter(lambda name: name not in (".", "..", "None") and name.strip() == name)
 PATHS = st.lists(WORD, min_size=1, max_size=3).map(lambda names: Path(*names))
 NUMBERS = {
     "dropout": st.floats(0, 1, exclude_max=True),
