@@ -839,17 +839,21 @@ def check_share(
 ) -> str:
     """One line about what cannot be used; empty if nothing is wrong.
 
-    Raises ClipsentError if it is more than allowed.
+    Raises ClipsentError if it is more than allowed, or everything.
     """
     if not left_out:
         return ""
     what = f"{len(left_out)} of {total} posts cannot be used; the first, {left_out[0]}"
-    if len(left_out) <= share_of(max_bad) * total and not strict:
+    allowed, some_left = share_of(max_bad) * total, len(left_out) < total
+    if len(left_out) <= allowed and some_left and not strict:
         return told(where, what, f"left out and named in {audit_csv}", "once mended, they are used again")
-    limit = "--strict allows none" if strict else f"--max-bad {max_bad} allows {int(share_of(max_bad) * total)}"
-    hint = "mend the files, or remove their rows" + (
-        "" if strict else f", or allow more with --max-bad {math.ceil(100 * len(left_out) / total)}%"
-    )
+    limit, hint = f"--max-bad {max_bad} allows {int(allowed)}", "mend the files, or remove their rows"
+    if strict:
+        limit = "--strict allows none"
+    elif some_left:
+        hint += f", or allow more with --max-bad {math.ceil(100 * len(left_out) / total)}%"
+    else:
+        limit = "none is left"
     raise ClipsentError(where, f"{what}; {limit}", f"nothing was started, all are named in {audit_csv}", hint)
 
 # %% ../nbs/00_data.ipynb #7463e283

@@ -432,18 +432,18 @@ def prepare(configs: Sequence[TrainConfig], progress: bool) -> None:
 
     Raises ClipsentError if that fails for every run; what is wrong with some of them is left to those.
     """
-    problems, ways, refused = {}, {}, {}
+    problems, refused, ways = {}, {}, {}
+    for config in {config.model_name: config for config in configs}.values():  # a hub is asked once, not for each fold
+        try:
+            fetch_encoder(resolved_model(config), config.offline)
+        except ClipsentError as error:
+            refused[config.model_name] = error
     for config in configs:
         ways.setdefault((config.model_name, str(config.train_csv), str(config.val_csv)), config)
     for way, config in ways.items():
         try:
-            if config.model_name in refused:  # the hub is asked once, not for each of many folds
+            if config.model_name in refused:
                 raise refused[config.model_name]
-            try:
-                fetch_encoder(resolved_model(config), config.offline)
-            except ClipsentError as error:
-                refused[config.model_name] = error
-                raise
             load_inputs(config, progress)
         except ClipsentError as error:
             problems[way] = error

@@ -171,3 +171,7 @@ def test_posts_that_cannot_be_read_any_more_are_left_out_and_named(root, tmp_pat
     assert f"2 of {len(posts)} posts cannot be used" in capsys.readouterr().err
     audit = pd.read_csv(copy / "outputs/audit.csv", dtype=str)
     assert set(posts.guid[:2]) <= set(audit.guid[audit.done == "row left out of the answered posts"])
+    for path in posts.image_path[2:]:
+        (copy / path).unlink()
+    with pytest.raises(ClipsentError, match=rf"{len(posts)} of {len(posts)} posts cannot be used; .*; none is left; "):
+        errors(**given, max_bad="100%")
