@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from clipsent_nb.data import make_splits, read_split, write_csv
-from clipsent_nb.model import make_sample
+from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.files import write_csv
+from clipsent_nb.sample import make_sample
 from clipsent_nb.train import TrainConfig
 
 
@@ -34,7 +35,7 @@ def random_clip(folder: Path) -> Path:
     "A CLIP of the shape of ViT-B/32 with random weights and the sample's tokenizer."
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    from clipsent_nb.model import sample_texts, tiny_tokenizer
+    from clipsent_nb.sample import sample_texts, tiny_tokenizer
 
     tokenizer = tiny_tokenizer(sample_texts())
     marks = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

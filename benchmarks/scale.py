@@ -18,8 +18,9 @@ from pathlib import Path
 import psutil
 from common import parser, write
 
-from clipsent_nb.data import LABELS, make_splits, read_split, write_csv
-from clipsent_nb.model import make_sample
+from clipsent_nb.data import LABELS, make_splits, read_split
+from clipsent_nb.files import write_csv
+from clipsent_nb.sample import make_sample
 
 
 def grown(table, data_root: Path, folder: Path, count: int) -> Path:

@@ -25,34 +25,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
 
-from clipsent_nb.data import (
-    LABELS,
-    ClipsentError,
-    atomic_write,
-    digest,
-    first_line,
-    fold_tables,
-    formula_safe,
-    in_threads,
-    listed,
-    open_image,
-    read_split,
-    write_csv,
-    write_together,
-)
+from .caches import put_aside, worker_count
+from .cleaning import active_rules, clean_text, fold_repeats, replace_emoji, split_hashtags, stop_words
+from .data import LABELS, fold_tables, in_threads, open_image, read_split, write_together
+from .files import ClipsentError, atomic_write, digest, first_line, formula_safe, listed, write_csv
 from .grid import Batch, run_many
-from clipsent_nb.inputs import (
-    PairInputs,
-    active_rules,
-    clean_text,
-    fold_repeats,
-    put_aside,
-    read_texts,
-    replace_emoji,
-    split_hashtags,
-    stop_words,
-    worker_count,
-)
+from .inputs import PairInputs, read_texts
 from .model import read_weights
 from .objective import apply_temperature, fit_temperature, wilson_interval
 from .report import execute

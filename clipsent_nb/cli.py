@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from .data import ClipsentError, fault
+from .files import ClipsentError, fault
 
 # %% ../nbs/cli.ipynb #7c883739
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Command:
 
 # %% ../nbs/cli.ipynb #7dfc4339
 COMMANDS = {
-    "sample": Command("model", "make_sample", "write a generated sample of posts and a tiny CLIP", positional=True),
+    "sample": Command("sample", "make_sample", "write a generated sample of posts and a tiny CLIP", positional=True),
     "splits": Command("data", "make_splits", "check the raw posts and write leak-free train, val and test files"),
     "optimize": Command("grid", "optimize", "train a classifier, or continue an interrupted run, and write its report"),
     "grid": Command(

@@ -22,9 +22,11 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from .badcases import FOLD_RUNS
-from .data import LABELS, ClipsentError, digest, formula_safe, listed, read_split, write_csv
+from .cleaning import active_rules, clean_text
+from .data import LABELS, read_split
+from .files import ClipsentError, digest, formula_safe, listed, write_csv
 from .grid import collect, selection_optimism
-from .inputs import active_rules, clean_text, label_numbers, read_texts
+from .inputs import label_numbers, read_texts
 from clipsent_nb.objective import (
     apply_temperature,
     compare_seeds,

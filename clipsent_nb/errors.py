@@ -22,10 +22,11 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import false_discovery_control, hypergeom
 
-from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, ClipsentError, atomic_write, first_line
-from .data import in_threads, listed, read_split, share_of, write_csv
-from .inputs import HASHTAG, MENTION, URL, PairInputs, Problem, fix_mojibake, put_aside, raise_problems
-from .inputs import read_texts, unescape_html, worker_count
+from .caches import Problem, put_aside, raise_problems, worker_count
+from .cleaning import HASHTAG, MENTION, URL, fix_mojibake, unescape_html
+from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, in_threads, read_split, share_of
+from .files import ClipsentError, atomic_write, first_line, listed, write_csv
+from .inputs import PairInputs, read_texts
 from .objective import wilson_interval
 from .report import execute
 from .train import Run, TrainedModel, encode, head_probabilities, say

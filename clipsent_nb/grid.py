@@ -26,8 +26,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from .data import LABELS, ClipsentError, digest, formula_safe, listed, write_csv
-from .inputs import worker_count
+from .caches import worker_count
+from .data import LABELS
+from .files import ClipsentError, digest, formula_safe, listed, read_json, run_lock, write_csv, write_json
 from .model import fetch_encoder
 from .objective import post_weights, resampled_scores
 from .report import end_of_report, execute, run_report, start_report
@@ -40,11 +41,8 @@ from clipsent_nb.train import (
     load_inputs,
     plain_config,
     ranks,
-    read_json,
     resolved_model,
-    run_lock,
     under_root,
-    write_json,
 )
 
 # %% ../nbs/05_grid.ipynb #45008386

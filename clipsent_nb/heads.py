@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from .data import LABELS, ClipsentError
+from .data import LABELS
+from .files import ClipsentError
 from .grid import Batch, Cell, Comparison, read_axis, run_many, write_comparison
 from .model import HeadVariant
 from .objective import compare_seeds, mcnemar, seeds_interval, verdict

@@ -25,7 +25,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss, precision_recall_fscore_support
 from torch import Tensor
 
-from .data import LABELS, ClipsentError
+from .data import LABELS
+from .files import ClipsentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from .data import LABELS, Audit, ClipsentError, files_by_guid, find_pairs, listed, read_list, write_csv
+from .data import LABELS, Audit, files_by_guid, find_pairs, read_list
+from .files import ClipsentError, listed, write_csv
 from .inputs import PairInputs
 from .train import TrainedModel, prediction_table, say
 

@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data import ClipsentError, listed, open_image
+from .cleaning import RULES, SWITCH_VALUES, clean_steps
+from .data import open_image
+from .files import ClipsentError, listed
 from .grid import Batch, Comparison
 from .heads import compare_variants, read_seeds, variant_configs
-from .inputs import RULES, SWITCH_VALUES, augment_pixels, clean_steps
+from .inputs import augment_pixels
 from .train import TrainConfig, under_root
 
 # %% ../nbs/07_preprocess.ipynb #32ff1eb1

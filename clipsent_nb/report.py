@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread, Timer
 
 import clipsent_nb
-from .data import ClipsentError, atomic_write, fault, first_line, named
+from .files import ClipsentError, atomic_write, fault, first_line, named
 
 # %% ../nbs/report.ipynb #1f41bc29
 def template(

@@ -23,8 +23,9 @@ import pandas as pd
 import tyro
 
 from .cli import load, parse
-from .data import LABELS, ClipsentError, atomic_write, digest, fault, first_line
-from .train import read_json, run_lock, say, write_json
+from .data import LABELS
+from .files import ClipsentError, atomic_write, digest, fault, first_line, read_json, run_lock, write_json
+from .train import say
 
 # %% ../nbs/13_stage.ipynb #040dc899
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pytest
 
 from clipsent_nb.compare import (
     Contender,
-    against_baseline,
     best_of,
     calibrated,
     compare,
@@ -22,8 +21,9 @@ from clipsent_nb.compare import (
     ranking_html,
     settings_apart,
 )
-from clipsent_nb.data import ClipsentError
-from clipsent_nb.train import Run, fit, sample_config, sample_run, write_json
+from clipsent_nb.files import ClipsentError, write_json
+from clipsent_nb.stage import against_baseline
+from clipsent_nb.train import Run, fit, sample_config, sample_run
 
 OPTIMIZE = Path("outputs/optimize")
 

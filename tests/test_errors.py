@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsent_nb.data import ClipsentError, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.errors import AXES, error_table, errors, find_slices, picture_size, script_of, text_traits
+from clipsent_nb.files import ClipsentError
 from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)

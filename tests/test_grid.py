@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from clipsent_nb import grid
-from clipsent_nb.data import ClipsentError
+from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.grid import (
     Batch,
     Cell,
@@ -28,7 +28,7 @@ from clipsent_nb.grid import (
     read_axis,
     run_many,
 )
-from clipsent_nb.train import TrainConfig, identity, sample_config, sample_run, write_json
+from clipsent_nb.train import TrainConfig, identity, sample_config, sample_run
 
 FOLDER = Path("outputs/optimize/batch")
 # What stands for the process of a run: it writes a finished run whose score is its seed, or does what its seed says.

@@ -19,27 +19,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipsent_nb import inputs
-from clipsent_nb.data import ClipsentError
-from clipsent_nb.inputs import (
+from clipsent_nb.caches import ImagePreprocessor, PixelCache, TokenTable, store_lock, text_limit, tokenize
+from clipsent_nb.cleaning import (
     RULES,
     SWITCHES,
-    ImagePreprocessor,
-    PairInputs,
-    PixelCache,
-    TokenTable,
     active_rules,
-    augment_pixels,
-    bucketed_batches,
     clean_text,
     fold_repeats,
     remove_urls,
     replace_mentions,
     rule_counts,
     split_hashtags,
-    store_lock,
-    text_limit,
-    tokenize,
 )
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.inputs import PairInputs, augment_pixels, bucketed_batches
 
 ALL_RULES = [rule.name for rule in RULES]
 

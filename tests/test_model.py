@@ -19,7 +19,7 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from clipsent_nb.data import ClipsentError
+from clipsent_nb.files import ClipsentError
 from clipsent_nb.model import (
     DualEncoderClassifier,
     fetch_encoder,
@@ -29,10 +29,10 @@ from clipsent_nb.model import (
     read_weights,
     save_weights,
     set_trainable,
-    tiny_clip,
     tower_of,
     trainable_names,
 )
+from clipsent_nb.sample import tiny_clip
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {**SIZES, "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from clipsent_nb import objective as obj
-from clipsent_nb.data import LABELS, ClipsentError
+from clipsent_nb.data import LABELS
+from clipsent_nb.files import ClipsentError
 
 matplotlib.use("Agg")
 NAMES = get_args(obj.LossName)

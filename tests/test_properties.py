@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from clipsent_nb import data
 from clipsent_nb.badcases import rewrites_of
+from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
+from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
 from clipsent_nb.data import (
     LABELS,
     Audit,
-    ClipsentError,
     assign_parts,
-    atomic_write,
     check_list,
     fold_tables,
     normalised_text,
@@ -33,8 +33,7 @@ from clipsent_nb.data import (
     write_together,
 )
 from clipsent_nb.errors import text_traits
-from clipsent_nb.inputs import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
-from clipsent_nb.robustness import TEXT_CORRUPTIONS, corrupt_text
+from clipsent_nb.files import ClipsentError, atomic_write
 from clipsent_nb.stage import flag, flags_of, words_of
 from clipsent_nb.train import TrainConfig, check_config, plain_config
 

@@ -18,7 +18,7 @@ from readme import readme
 
 import clipsent_nb
 from clipsent_nb.cli import COMMANDS, load
-from clipsent_nb.data import ClipsentError
+from clipsent_nb.files import ClipsentError
 
 ROOT = Path(__file__).parents[1]
 MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 from clipsent_nb import stage
-from clipsent_nb.data import ClipsentError, digest
+from clipsent_nb.files import ClipsentError, digest, read_json, write_json
 from clipsent_nb.grid import Comparison
 from clipsent_nb.stage import STEPS, chosen, essence, flags_of, read_settings, run_stage, words_of
-from clipsent_nb.train import read_json, write_json
 
 
 class Broken(Exception):

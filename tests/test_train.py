@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from clipsent_nb import train
-from clipsent_nb.data import ClipsentError, make_splits
-from clipsent_nb.model import make_sample, read_weights
+from clipsent_nb.data import make_splits
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.model import read_weights
+from clipsent_nb.sample import make_sample
 from clipsent_nb.train import Run, TrainConfig, fit
 
 torch.set_num_threads(1)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, PngImagePlugin, features
 
+from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.data import (
     LABELS,
     Audit,
-    ClipsentError,
     check_list,
     files_by_guid,
     find_pairs,
@@ -32,7 +32,7 @@ from clipsent_nb.data import (
     read_text,
 )
 from clipsent_nb.errors import picture_size
-from clipsent_nb.inputs import active_rules, clean_text
+from clipsent_nb.files import ClipsentError
 
 resource = pytest.importorskip("resource", reason="this system does not tell how much memory a process has had")
 

@@ -15,11 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
-from clipsent_nb.data import LABELS, LONGEST_TEXT, ClipsentError, make_splits, open_image, read_list, read_split
-from clipsent_nb.inputs import PairInputs, active_rules, clean_text
-from clipsent_nb.model import load_processors, make_sample, read_weights, tiny_clip
+from clipsent_nb.data import LABELS, LONGEST_TEXT, make_splits, open_image, read_list, read_split
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.inputs import PairInputs
+from clipsent_nb.model import load_processors, read_weights
 from clipsent_nb.predict import Classifier
+from clipsent_nb.sample import make_sample, tiny_clip
 from clipsent_nb.train import Run, TrainConfig, fit, load_inputs, plain_config, sample_config, sample_run
 
 torch.set_num_threads(1)

@@ -34,8 +34,9 @@ from machine import (
 )
 
 from clipsent_nb import cli, report, train
-from clipsent_nb.data import ClipsentError, make_splits
-from clipsent_nb.model import make_sample
+from clipsent_nb.data import make_splits
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.sample import make_sample
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="these faults are made with POSIX calls")

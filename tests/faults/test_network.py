@@ -22,8 +22,9 @@ from transformers import AutoConfig
 
 from clipsent_nb import model
 from clipsent_nb.cli import main
-from clipsent_nb.data import ClipsentError, write_sample
-from clipsent_nb.model import fetch_encoder, load_encoder, load_processors, tiny_clip
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.model import fetch_encoder, load_encoder, load_processors
+from clipsent_nb.sample import tiny_clip, write_sample
 
 NAME = "someone/clip"
 WEIGHTS = "GET .*model.safetensors"
