@@ -20,6 +20,7 @@ from functools import partial
 from typing import Annotated
 
 from .files import ClipsentError, fault
+from .report import kept_kernels
 
 # %% ../nbs/cli.ipynb #7c883739
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ClipsentError(
                 repr(name), "no such command", todo=f"did you mean {close[0]}?" if close else "see --help"
             )
-        with ending_in_order():
+        with ending_in_order(), kept_kernels():  # one process makes all reports of a command
             result = parse(name, arguments[1:])()
         if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
             print(result)

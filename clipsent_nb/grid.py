@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'COSTS', 'GRID_AXES', 'Range', 'read_value', 'read_axis', 'fingerprint', 'said', 'with_folder', 'expand',
-           'Batch', 'Cell', 'LocalProcesses', 'RayTasks', 'varied', 'record', 'scores_of', 'collect', 'progress_of',
-           'remaining', 'overview', 'Screen', 'live_table', 'drop_weights', 'prepare', 'Driver', 'recorded',
-           'cells_for', 'run_many', 'plan', 'optimize', 'selection_optimism', 'Search', 'import_optuna', 'run_search',
-           'Comparison', 'write_comparison', 'grid_axes', 'grid']
+           'Batch', 'Cell', 'run_report', 'LocalProcesses', 'RayTasks', 'varied', 'record', 'scores_of', 'collect',
+           'progress_of', 'remaining', 'overview', 'Screen', 'live_table', 'drop_weights', 'prepare', 'Driver',
+           'recorded', 'cells_for', 'run_many', 'plan', 'optimize', 'selection_optimism', 'Search', 'import_optuna',
+           'run_search', 'Comparison', 'write_comparison', 'grid_axes', 'grid']
 
 # %% ../nbs/05_grid.ipynb #915e57a0
 import itertools
@@ -18,6 +18,7 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -28,10 +29,20 @@ import pandas as pd
 
 from .caches import worker_count
 from .data import LABELS
-from .files import ClipsentError, digest, formula_safe, listed, read_json, run_lock, write_csv, write_json
+from clipsent_nb.files import (
+    ClipsentError,
+    digest,
+    fault,
+    formula_safe,
+    listed,
+    read_json,
+    run_lock,
+    write_csv,
+    write_json,
+)
 from .model import fetch_encoder
 from .objective import post_weights, resampled_scores
-from .report import end_of_report, execute, run_report, start_report
+from .report import execute, kept_kernels
 from clipsent_nb.train import (
     CARRIED_OUT,
     TrainConfig,
@@ -178,17 +189,13 @@ class Cell:
     reason: str = ""  # why it failed
     seconds: float = 0.0  # from its start to its end, the time before training and after included
     handle: object = None  # what the engine knows it by, while it runs
+    stopped_for: str = ""  # why it is being stopped
     started: float = 0.0  # on the monotonic clock
 
     @property
     def folder(self) -> Path:
         "The run folder."
         return under_root(self.config, self.config.output_dir)
-
-    @property
-    def log(self) -> Path:
-        "What its process prints."
-        return self.folder / "log.txt"
 
     def finished(self) -> bool:
         "Whether the folder holds this run, complete."
@@ -199,30 +206,44 @@ class Cell:
     def job(self, batch: Batch) -> dict[str, object]:
         "What its process is told."
         parameters = plain_config(self.config) | {"project_root": str(Path(self.config.project_root).resolve())}
-        return {"source": "run", "folder": str(self.folder), "parameters": parameters, "minutes": batch.time_limit}
+        folder = str(self.folder.resolve())
+        return {"source": "run", "folder": folder, "parameters": parameters, "minutes": batch.time_limit}
 
 # %% ../nbs/05_grid.ipynb #cd59b1de
+def run_report(
+    job: Mapping[str, object],  # From `Cell.job`
+    threads: int,  # Processor threads that it may use
+    watch: Callable[[], str] = lambda: "",  # Why to stop it, or nothing
+) -> str:
+    "Execute the report of a run; says why it failed, or nothing."
+    try:
+        execute(**job, threads=threads, watch=watch)
+    except (ClipsentError, OSError) as error:
+        return " ".join((fault(error) if isinstance(error, OSError) else str(error)).split())
+    return ""
+
+
 class LocalProcesses:
-    "Runs as processes on this machine."
+    "Runs in processes on this machine, each of which executes one run after another."
 
     def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+        self.batch, self.pool = batch, ThreadPoolExecutor(batch.jobs)
 
     def start(self, cell: Cell) -> None:
         "Start a run."
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = dict.fromkeys(names, str(self.batch.threads_each)) | {"TOKENIZERS_PARALLELISM": "false"}
-        cell.handle = start_report(cell.job(self.batch), cell.log, environment)
+        cell.stopped_for = ""
+        cell.handle = self.pool.submit(
+            run_report, cell.job(self.batch), self.batch.threads_each, lambda: cell.stopped_for
+        )
 
     def end(self, cell: Cell) -> str | None:
         "None while it runs; then why it failed, or nothing."
-        status = cell.handle.poll()
-        return None if status is None else end_of_report(status, cell.log)
+        return cell.handle.result() if cell.handle.done() else None
 
     def stop(self, cell: Cell) -> None:
         "Stop a run; its last saved state remains."
-        cell.handle.stdin.close()
-        cell.handle.wait()
+        cell.stopped_for = "stopped"
+        cell.handle.result()
 
 # %% ../nbs/05_grid.ipynb #9ee984b0
 class RayTasks:
@@ -247,8 +268,7 @@ class RayTasks:
 
     def start(self, cell: Cell) -> None:
         "Hand a run to the cluster."
-        environment = {"OMP_NUM_THREADS": str(self.batch.threads_each), "TOKENIZERS_PARALLELISM": "false"}
-        cell.handle = self.task.remote(cell.job(self.batch), cell.log.resolve(), environment)
+        cell.handle = self.task.remote(cell.job(self.batch), self.batch.threads_each)
 
     def end(self, cell: Cell) -> str | None:
         "None while it waits or runs; then why it failed, or nothing."
@@ -508,7 +528,6 @@ class Driver:
         cell.seconds += time.monotonic() - cell.started
         if cell.state == "done":
             drop_weights(self.cells, self.batch.keep_best, self.kept)
-            cell.log.unlink(missing_ok=True)
         elif cell.state == "pruned":
             for path in [cell.folder / "last.pt", *cell.folder.glob("best*.pt")]:
                 path.unlink(missing_ok=True)
@@ -536,8 +555,8 @@ def cells_for(configs: Sequence[TrainConfig], folder: Path) -> list[Cell]:
     for cell in cells:
         if cell.finished():
             cell.config = replace(cell.config, overwrite=False)
-            # A log beside a complete run: the program was killed while the run's report was made.
-            if not (cell.log.is_file() and (cell.folder / "best.pt").is_file()):
+            # Weights without a report: the program was killed while the run's report was made.
+            if (cell.folder / "report.html").is_file() or not (cell.folder / "best.pt").is_file():
                 cell.state, cell.reason = "done", ""
         elif (cell.folder / "metrics.json").is_file() and not cell.config.overwrite:
             own, other = identity(cell.config), read_json(cell.folder / "config.json").get("identity", {})
@@ -566,7 +585,7 @@ def run_many(
     for config in configs:
         check_config(config)
     folder = Path(folder)
-    with run_lock(folder):
+    with run_lock(folder), kept_kernels():
         cells = cells_for(configs, folder)
         waiting = [cell for cell in cells if cell.state == "waiting"]
         if waiting and not batch.dry_run:
@@ -762,7 +781,7 @@ def run_search(
         raise ClipsentError(f"--trials {trials}", "must be at least 1")
     check_config(base)
     folder = under_root(base, base.output_dir)
-    with run_lock(folder):
+    with run_lock(folder), kept_kernels():
         search = Search(axes, base, trials, batch)
         prepare([base], progress)
         callbacks = {"watch": search.watch, "ended": search.ended, "progress": progress}

@@ -1,8 +1,6 @@
 """Batches of runs: what is repeated, what is not, and what is left when things go wrong."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ import pandas as pd
 import pytest
 
 from clipsent_nb import grid
-from clipsent_nb.files import ClipsentError, write_json
+from clipsent_nb.files import ClipsentError, read_json, write_csv, write_json
 from clipsent_nb.grid import (
     Batch,
     Cell,
@@ -31,36 +29,36 @@ from clipsent_nb.grid import (
 from clipsent_nb.train import TrainConfig, identity, sample_config, sample_run
 
 FOLDER = Path("outputs/optimize/batch")
-# What stands for the process of a run: it writes a finished run whose score is its seed, or does what its seed says.
-WORKER = """
-import json, os, sys, time
-from pathlib import Path
-job = json.loads(sys.stdin.readline())
-folder, seed = Path(job["folder"]), job["parameters"]["seed"]
-with open(folder / "calls.txt", "a") as calls:
-    calls.write("x")
-if seed == 13 and not (folder.parent / "mended").exists():
-    print(json.dumps({"reason": "guid 7: broken\\npicture"})); sys.exit(2)
-if seed == 66:
-    os.kill(os.getpid(), 9)
-if seed == 77:
-    sys.exit(0)
-epochs = 3 if seed > 99 else 1
-for epoch in range(1, epochs + 1):
-    lines = ["epoch,val_f1_macro", *(f"{n},{seed / 1000}" for n in range(1, epoch + 1))]
-    (folder / "history.tmp").write_text("\\n".join(lines))
-    os.replace(folder / "history.tmp", folder / "history.csv")
-    time.sleep(0.5 if epochs > 1 else 0)
-names = "acc f1_macro precision_macro recall_macro f1_negative f1_neutral f1_positive nll ece".split()
-metrics = {f"best_val_{name}": seed / 1000 for name in names}
-metrics |= {"best_val_f1_macro_interval": [0, 1], "leaked": seed == 50}
-costs = "best_epoch epochs train_time_sec pairs_per_sec params_million trainable_params_million".split()
-metrics |= dict.fromkeys(costs, 1)
-identity = json.loads((folder.parent / "identities.json").read_text())[str(seed)]
-(folder / "config.json").write_text(json.dumps({"identity": identity}))
-(folder / "best.pt").write_text("weights")
-(folder / "metrics.json").write_text(json.dumps(metrics))
-"""
+
+
+def execute(source, folder, parameters, threads=0, minutes=0.0, watch=lambda: ""):
+    "What stands for the report of a run: it writes a finished run whose score is its seed, or does what its seed says."
+    folder, seed = Path(folder), parameters["seed"]
+    folder.mkdir(exist_ok=True)
+    with open(folder / "calls.txt", "a") as calls:
+        calls.write("x")
+    if seed == 13 and not (folder.parent / "mended").exists():
+        raise ClipsentError("guid 7", "broken\npicture")
+    if seed == 66:
+        raise ClipsentError(folder / "report.ipynb", "its process was killed")
+    if seed == 77:
+        return
+    epochs = 3 if seed > 99 else 1
+    for epoch in range(1, epochs + 1):
+        write_csv(pd.DataFrame({"epoch": range(1, epoch + 1), "val_f1_macro": seed / 1000}), folder / "history.csv")
+        for _ in range(5 if epochs > 1 else 0):
+            time.sleep(0.1)
+            if reason := watch():
+                raise ClipsentError(folder / "report.ipynb", reason)
+    names = "acc f1_macro precision_macro recall_macro f1_negative f1_neutral f1_positive nll ece".split()
+    metrics = {f"best_val_{name}": seed / 1000 for name in names}
+    metrics |= {"best_val_f1_macro_interval": [0, 1], "leaked": seed == 50}
+    costs = "best_epoch epochs train_time_sec pairs_per_sec params_million trainable_params_million".split()
+    identities = read_json(folder.parent / "identities.json")
+    write_json(folder / "config.json", {"identity": identities[str(seed)]})
+    (folder / "best.pt").write_text("weights")
+    write_json(folder / "metrics.json", metrics | dict.fromkeys(costs, 1))
+    (folder / "report.html").write_text("page")
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +70,7 @@ def sample(tmp_path_factory):
 
 @pytest.fixture
 def base(sample, tmp_path, monkeypatch):
-    def start(job, log, environment):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as output:
-            process = subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=output)
-        process.stdin.write(json.dumps(job).encode() + b"\n")
-        process.stdin.flush()
-        return process
-
-    monkeypatch.setattr(grid, "start_report", start)
+    monkeypatch.setattr(grid, "execute", execute)
     monkeypatch.setattr(grid, "prepare", lambda configs, progress: None)
     return sample_config(sample, output_dir=tmp_path / "batch")
 
@@ -103,7 +93,7 @@ def test_failures_stop_no_other_run_and_are_tried_again(base):
     assert table.seed.tolist()[:2] == [2, 1] and table.state.tolist() == ["done", "done", "failed", "failed", "failed"]
     reasons = dict(zip(table.seed, table.reason, strict=True))
     assert reasons[13] == "guid 7: broken picture"
-    assert "signal 9" in reasons[66] and "without a result" in reasons[77]
+    assert "was killed" in reasons[66] and "without a result" in reasons[77]
     (Path(base.output_dir) / "mended").touch()
     table = run_many(configs, base.output_dir, Batch(), progress=False)
     assert table.state.value_counts().to_dict() == {"done": 3, "failed": 2}
@@ -143,18 +133,14 @@ def test_a_killed_batch_goes_on_where_it_was(base, tmp_path):
 def test_interrupting_stops_the_processes(base, monkeypatch):
     configs = seeds(base, 100)
     monkeypatch.setattr(grid.Screen, "refresh", lambda screen: (_ for _ in ()).throw(KeyboardInterrupt))
-    handles = []
-    monkeypatch.setattr(
-        grid.LocalProcesses, "stop", lambda engine, cell: (handles.append(cell.handle), cell.handle.kill())
-    )
     with pytest.raises(KeyboardInterrupt):
         run_many(configs, base.output_dir, progress=False)
-    assert len(handles) == 1 and handles[0].wait() != 0
+    assert calls(base) == {"seed=100": 1} and not list(Path(base.output_dir).glob("*/metrics.json"))
     assert collect(base.output_dir).state.tolist() == ["waiting"]
 
 
 def test_two_batches_in_one_folder(base, monkeypatch):
-    monkeypatch.setattr("clipsent_nb.train.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("clipsent_nb.files.LOCK_PATIENCE", 0.1)
     configs = seeds(base, 1)
     with grid.run_lock(Path(base.output_dir)), pytest.raises(ClipsentError, match="another process"):
         run_many(configs, base.output_dir, progress=False)
@@ -272,29 +258,6 @@ def test_weights_of_runs_named_by_the_caller_stay(base):
     cells = [Cell(config, state="done") for config in configs]
     drop_weights(cells, 0, kept=lambda cell: "seed=1" in cell.folder.name)
     assert [cell.folder.joinpath("best.pt").exists() for cell in cells] == [True, False]
-
-
-def test_a_killed_report_process_leaves_no_kernel(tmp_path):
-    import psutil
-
-    from clipsent_nb.report import start_report
-
-    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
-    marker = tmp_path / "pid"
-    code = f"import os, time, pathlib; pathlib.Path({str(marker)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    cell = nbformat.v4.new_code_cell(code)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "sleeps.ipynb")
-    job = {"source": str(tmp_path / "sleeps.ipynb"), "folder": str(tmp_path), "parameters": {}, "minutes": 0}
-    process = start_report(job, tmp_path / "log.txt", {})
-    deadline = time.monotonic() + 60
-    while not (marker.is_file() and marker.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    pid = int(marker.read_text())
-    process.wait()
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
 
 
 def test_a_hub_that_refuses_is_asked_once_for_all_folds(base, monkeypatch):
