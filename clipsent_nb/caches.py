@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['COMMIT_EVERY', 'BLOCK', 'ImagePreprocessor', 'output_size', 'pixel_fingerprint', 'Problem', 'raise_problems',
            'put_aside', 'file_digests', 'worker_count', 'PixelStore', 'store_lock', 'decode', 'advanced', 'PixelCache',
-           'TokenTable', 'text_limit', 'tokenize', 'tokenizer_fingerprint', 'cleaning_fingerprint', 'TokenCache',
-           'read_tokens']
+           'TokenTable', 'text_limit', 'tokenize', 'tokenizer_fingerprint', 'TokenCache', 'read_tokens']
 
 # %% ../nbs/01b_caches.ipynb #e43619a4
 import io
@@ -18,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .cleaning import clean_text
+from .cleaning import clean_text, cleaning_fingerprint
 from .data import LEFT_OUT, MAX_BAD, Audit, check_share, in_threads, open_image
 from .files import ClipsentError, atomic_write, digest, named, write_csv
 
@@ -388,24 +386,15 @@ def tokenize(
 # %% ../nbs/01b_caches.ipynb #7c82c50b
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     "A digest of a tokenizer's vocabulary and of everything that it does to a text."
+    import transformers
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         pipeline = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     else:
         pipeline = {"vocabulary": tokenizer.get_vocab(), "settings": str(tokenizer.init_kwargs)}
     sides = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.special_tokens_map]
-    return digest(json.dumps([pipeline, sides], sort_keys=True, default=str).encode())
-
-# %% ../nbs/01b_caches.ipynb #fe65e6b6
-@lru_cache(maxsize=1)
-def cleaning_fingerprint() -> str:
-    "A digest of this module's code and of the versions of the libraries that clean texts."
-    import unicodedata
-    from importlib.metadata import version
-
-    code = Path(__file__).read_text(encoding="utf-8") if "__file__" in globals() else "notebook"
-    versions = [version(name) for name in ("ftfy", "emoji", "scikit-learn", "transformers")]
-    return digest(json.dumps([code, versions, unicodedata.unidata_version]).encode())
+    return digest(json.dumps([pipeline, sides, transformers.__version__], sort_keys=True, default=str).encode())
 
 # %% ../nbs/01b_caches.ipynb #6686d261
 class TokenCache:
