@@ -44,8 +44,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .caches import Problem, put_aside
-from .data import LABELS, MAX_BAD, make_splits, read_split, share_of
+from .caches import put_aside
+from .data import LABELS, MAX_BAD, Problem, make_splits, read_split, share_of
 from clipsent_nb.files import (
     ClipsentError,
     atomic_write,
