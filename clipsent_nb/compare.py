@@ -39,7 +39,8 @@ from clipsent_nb.objective import (
     verdict,
 )
 from .report import execute
-from .train import Run, TrainConfig, copies_across, fit, say, under_root
+from .runs import Run, TrainConfig
+from .train import copies_across, fit, say, under_root
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,18 +32,8 @@ from .files import ClipsentError, digest, formula_safe, listed, read_json, run_l
 from .model import fetch_encoder
 from .objective import post_weights, resampled_scores
 from .report import end_of_report, execute, run_report, start_report
-from clipsent_nb.train import (
-    CARRIED_OUT,
-    TrainConfig,
-    check_config,
-    fit,
-    identity,
-    load_inputs,
-    plain_config,
-    ranks,
-    resolved_model,
-    under_root,
-)
+from .runs import TrainConfig, identity, resolved_model
+from .train import CARRIED_OUT, check_config, fit, load_inputs, plain_config, ranks, under_root
 
 # %% ../nbs/05_grid.ipynb #45008386
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from .grid import Batch, Cell, Comparison, read_axis, run_many, write_comparison
 from .model import HeadVariant
 from .objective import compare_seeds, mcnemar, seeds_interval, verdict
 from .report import execute
-from .train import TrainConfig, under_root
+from .runs import TrainConfig
+from .train import under_root
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,12 +28,12 @@ from torch import Tensor
 from .caches import put_aside, text_limit, tokenize
 from .cleaning import active_rules, clean_text
 from .data import LABELS, MAX_BAD, read_split, share_of
+from .features import TrainedModel, encode, head_probabilities
 from .files import ClipsentError, digest, listed, read_json, write_csv, write_json
 from .inputs import PairInputs, bucketed_batches, read_texts
 from .model import image_features, text_features
 from .objective import confusion_metrics, post_weights, resampled_scores
 from .report import execute
-from .train import TrainedModel, encode, head_probabilities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

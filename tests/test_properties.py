@@ -33,8 +33,9 @@ from clipsent_nb.data import (
 )
 from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError, atomic_write, write_together
+from clipsent_nb.runs import TrainConfig
 from clipsent_nb.stage import flag, flags_of, words_of
-from clipsent_nb.train import TrainConfig, check_config, plain_config
+from clipsent_nb.train import check_config, plain_config
 
 MANY = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))

@@ -22,8 +22,9 @@ from clipsent_nb.files import ClipsentError
 from clipsent_nb.inputs import PairInputs
 from clipsent_nb.model import load_processors, read_weights
 from clipsent_nb.predict import Classifier
+from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample, tiny_clip
-from clipsent_nb.train import Run, TrainConfig, fit, load_inputs, plain_config, sample_config, sample_run
+from clipsent_nb.train import fit, load_inputs, plain_config, sample_config, sample_run
 
 torch.set_num_threads(1)
 GUID = "1"  # of the post that is spoilt

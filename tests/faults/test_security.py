@@ -33,7 +33,8 @@ from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
-from clipsent_nb.train import Run, fit, sample_config, sample_run
+from clipsent_nb.runs import Run
+from clipsent_nb.train import fit, sample_config, sample_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no file can be called <img> there")
 torch.set_num_threads(1)
