@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipsent_nb.compare import conclusion
 from clipsent_nb.corruptions import CORRUPTIONS, corrupt_pixels, corrupt_text
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.robustness import losses, robustness
+from clipsent_nb.robustness import conclusion, losses, robustness
 from clipsent_nb.train import sample_run
 
 
