@@ -366,7 +366,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.grid.run_search': ('grid.html#run_search', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.said': ('grid.html#said', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.scores_of': ('grid.html#scores_of', 'clipsent_nb/grid.py'),
-                                  'clipsent_nb.grid.selection_optimism': ('grid.html#selection_optimism', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.varied': ('grid.html#varied', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.with_folder': ('grid.html#with_folder', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.write_comparison': ('grid.html#write_comparison', 'clipsent_nb/grid.py')},

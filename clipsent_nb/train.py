@@ -77,7 +77,8 @@ from clipsent_nb.model import (
     set_trainable,
     trainable_names,
 )
-from .objective import LossName, bootstrap_interval, make_loss, score
+from .objective import LossName, make_loss, score
+from .stats import seeds_interval
 from .sample import make_sample
 
 # %% ../nbs/04_train.ipynb #156de1b1
@@ -1152,9 +1153,10 @@ def unseen_scores(
     if not leaked or not unseen.any():
         return {"unseen_val_posts": int(unseen.sum())} if leaked else {}
     labels, answers = val.labels[unseen], probabilities[unseen]
+    found = seeds_interval(labels, answers.argmax(axis=1))
     return {
         "unseen_val_f1_macro": score(labels, answers)["f1_macro"],
-        "unseen_val_f1_macro_interval": list(bootstrap_interval(labels, answers.argmax(axis=1))),
+        "unseen_val_f1_macro_interval": [found["low"], found["high"]],
         "unseen_val_posts": int(unseen.sum()),
     }
 
@@ -1165,12 +1167,12 @@ def finish_run(trainer: Trainer) -> None:
     progress, val = trainer.progress, trainer.inputs.val
     probabilities = np.array(progress.best_probabilities)
     write_csv(prediction_table(val.guids, val.labels, probabilities), trainer.folder / "val_predictions.csv")
-    low, high = bootstrap_interval(val.labels, probabilities.argmax(axis=1))
+    found = seeds_interval(val.labels, probabilities.argmax(axis=1))
     unfrozen = not is_frozen(trainer.config, len(progress.history) - 1)
     set_trainable(trainer.model, unfrozen, trainer.config.trainable_blocks)
     metrics = {
         **{f"best_val_{name}": value for name, value in score(val.labels, probabilities).items()},
-        "best_val_f1_macro_interval": [low, high],
+        "best_val_f1_macro_interval": [found["low"], found["high"]],
         "best_epoch": progress.best_epoch + 1,
         "epochs": len(progress.history),
         "train_posts": len(trainer.inputs.train),

@@ -84,7 +84,9 @@ def test_focal_with_gamma_zero_has_the_gradient_of_cross_entropy():
 def test_weights_take_arrays_tensors_and_any_number_of_classes():
     for counts in (COUNTS, np.array(COUNTS), torch.tensor(COUNTS)):
         assert obj.class_weights(counts).tolist() == pytest.approx([10 / 9, 10 / 3, 5 / 9])
-        assert (obj.effective_number_weights(counts, 0.99) @ torch.tensor(COUNTS).float() / 4000).item() == pytest.approx(1)
+        assert (
+            obj.effective_number_weights(counts, 0.99) @ torch.tensor(COUNTS).float() / 4000
+        ).item() == pytest.approx(1)
     assert obj.class_weights([1, 3]).tolist() == pytest.approx([2, 2 / 3])
 
 

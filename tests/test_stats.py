@@ -32,9 +32,9 @@ def _pretend_runs(random, posts, group_size, seeds, seed_sd, *f1s):
     groups, models = np.repeat(np.arange(posts // group_size), group_size), len(f1s)
     truth = random.choice(3, groups[-1] + 1, p=SHARES)[groups]
     skills = np.array([[_skill_for(f1)] for f1 in f1s]) + seed_sd / SLOPE * random.normal(size=(models, seeds))
-    normal = lambda *shape: random.normal(size=(*shape, groups[-1] + 1))[..., groups]  # noqa: E731
-    latent = np.sqrt(0.5) * normal() + np.sqrt(0.15) * normal(models, 1) + np.sqrt(0.315) * normal(models, seeds)
-    latent = latent + np.sqrt(0.035) * random.normal(size=(models, seeds, posts))
+    latent = np.sqrt(0.035) * random.normal(size=(models, seeds, posts))
+    for part, shape in ((0.5, (1, 1)), (0.15, (models, 1)), (0.315, (models, seeds))):
+        latent += np.sqrt(part) * random.normal(size=(*shape, groups[-1] + 1))[..., groups]
     wrong = (truth + random.integers(1, 3, groups[-1] + 1)[groups]) % 3
     return truth, np.where(skills[..., None] + latent > 0, truth, wrong), groups, _true_f1(skills)
 
