@@ -9,7 +9,7 @@ __all__ = ['ENCODING_BATCH', 'Tower', 'BLOCK_POSTS', 'process_state', 'find_devi
            'refuse_small_disk', 'Features', 'find_activations', 'enter_blocks', 'compute_batch', 'compile_widths',
            'TrainedModel']
 
-# %% ../nbs/04b_features.ipynb #5ca495ac
+# %% ../nbs/04b_features.ipynb #0d190236
 import errno
 import json
 import math
@@ -49,7 +49,7 @@ from clipsent_nb.model import (
 )
 from .runs import TrainConfig, resolved_model
 
-# %% ../nbs/04b_features.ipynb #19bcb127
+# %% ../nbs/04b_features.ipynb #58a80fde
 @lru_cache(maxsize=1)
 def process_state():
     "Device, number and count of processes of this run: accelerate's `PartialState`."
@@ -84,7 +84,7 @@ def agree(value: object) -> object:
 
     return broadcast_object_list([value])[0] if process_state().num_processes > 1 else value
 
-# %% ../nbs/04b_features.ipynb #eabd481e
+# %% ../nbs/04b_features.ipynb #4c0fb9ac
 def gather_features(
     part: Tensor,  # Features of every n-th post of a batch, for n processes [posts, width]
     count: int,  # Posts in the batch, at least n
@@ -97,7 +97,7 @@ def gather_features(
     parts[state.process_index] = own
     return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
-# %% ../nbs/04b_features.ipynb #69221032
+# %% ../nbs/04b_features.ipynb #217f7fdf
 def bf16_able(device: torch.device) -> bool:
     "Whether this device computes in bfloat16."
     return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
@@ -175,7 +175,7 @@ def head_probabilities(model: DualEncoderClassifier, features: tuple[Tensor, Ten
     model.eval()
     return model.head(*features).float().softmax(dim=-1).cpu().numpy()
 
-# %% ../nbs/04b_features.ipynb #55af8002
+# %% ../nbs/04b_features.ipynb #5f54af40
 Tower = Literal["text", "image"]
 
 
@@ -201,7 +201,7 @@ def tower_features(model: DualEncoderClassifier, inputs: PairInputs, tower: Towe
         return text_features(model.encoder, batch["input_ids"], batch["attention_mask"])
     return image_features(model.encoder, inputs.image_batch(rows, device))
 
-# %% ../nbs/04b_features.ipynb #60ef0740
+# %% ../nbs/04b_features.ipynb #82ce079e
 BLOCK_POSTS = 1024  # that are committed together
 
 
@@ -377,7 +377,7 @@ class Features:
             self.model, self.inputs["val"], self.device, self.dtype, around=partial(enter_blocks, self, "val")
         )
 
-# %% ../nbs/04b_features.ipynb #b40cb71b
+# %% ../nbs/04b_features.ipynb #6b114e69
 def find_activations(features: Features, split: Literal["train", "val"]) -> dict[Tower, tuple[Ragged, np.ndarray]]:
     "The activations of a split that an unfrozen epoch can use, by tower; none where the disk is too small."
     config, found = features.config, {}

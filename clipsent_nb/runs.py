@@ -8,7 +8,7 @@ __all__ = ['Count', 'Positive', 'NotNegative', 'EXECUTION_ONLY', 'RUN_FILES', 'R
            'read_run_config', 'save_epoch', 'save_state', 'load_state', 'promote_best', 'decide_resume',
            'prediction_table', 'read_predictions', 'Run', 'describe_run']
 
-# %% ../nbs/04a_runs.ipynb #8f75335b
+# %% ../nbs/04a_runs.ipynb #7d139f46
 import json
 import pickle
 import shutil
@@ -229,7 +229,7 @@ def read_run_config(folder: Path) -> dict[str, object]:
         raise ClipsentError(path, f"no {listed(lacking)}", todo=anew)
     return config
 
-# %% ../nbs/04a_runs.ipynb #5f917aa9
+# %% ../nbs/04a_runs.ipynb #7ea611de
 def save_epoch(
     folder: RunFolder,
     history: Sequence[Mapping[str, float]],  # One entry per epoch
@@ -394,14 +394,18 @@ class Run:
     def __str__(self) -> str:
         return describe_run(self)
 
-# %% ../nbs/04a_runs.ipynb #fa94cec6
+# %% ../nbs/04a_runs.ipynb #a8f3fe57
 def describe_run(run: Run) -> str:
     "What a finished run has reached, in a few lines."
     metrics = run.metrics
     low, high = metrics["best_val_f1_macro_interval"]
-    lines = [
-        f"validation macro-F1 {metrics['best_val_f1_macro']:.4f} (95 % interval {low:.3f} to {high:.3f}), "
-        f"accuracy {metrics['best_val_acc']:.4f}, {metrics['val_posts']} posts",
+    lines = [f"validation macro-F1 {metrics['best_val_f1_macro']:.4f}, accuracy {metrics['best_val_acc']:.4f}"]
+    lines[0] += f", {metrics['val_posts']} posts (95 % interval of macro-F1 {low:.3f} to {high:.3f})"
+    if "cross_fitted_val_f1_macro" in metrics:
+        low, high = metrics["cross_fitted_val_f1_macro_interval"]
+        honest = f"{metrics['cross_fitted_val_f1_macro']:.4f} (95 % interval {low:.3f} to {high:.3f})"
+        lines.append(f"on posts that did not choose the epoch: macro-F1 {honest}")
+    lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
         "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS),

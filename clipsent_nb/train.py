@@ -7,8 +7,8 @@ __all__ = ['SAMPLE_SETTINGS', 'COUNTERS', 'update', 'learning_rate_factor', 'par
            'sample_config', 'RunInputs', 'load_inputs', 'refuse_missing_classes', 'copies_in', 'State', 'new_state',
            'is_saved', 'pack_state', 'unpack_state', 'compute_gradient', 'refuse_non_finite', 'is_out_of_memory',
            'halve_micro_batch', 'reserve_moments', 'share_gradients', 'finish_epoch', 'keep_best', 'write_best_head',
-           'describe_start', 'git_commit', 'begin', 'finish', 'unseen_scores', 'fit', 'make_class_loss', 'training_bar',
-           'describe_epoch', 'sample_run']
+           'describe_start', 'git_commit', 'begin', 'finish', 'interval_of', 'best_epoch_scores', 'unseen_scores',
+           'fit', 'make_class_loss', 'training_bar', 'describe_epoch', 'sample_run']
 
 # %% ../nbs/04_train.ipynb #961a59a8
 import math
@@ -58,7 +58,7 @@ from clipsent_nb.model import (
     set_trainable,
     trainable_names,
 )
-from .objective import bootstrap_interval, make_loss, score
+from .objective import make_loss, score
 from clipsent_nb.runs import (
     RUN_FORMAT,
     Run,
@@ -76,6 +76,7 @@ from clipsent_nb.runs import (
     save_state,
 )
 from .sample import make_sample
+from .stats import cross_fit_epoch, seeds_interval
 
 # %% ../nbs/04_train.ipynb #e0f72697
 def update(
@@ -125,7 +126,7 @@ def parameter_groups(model: DualEncoderClassifier, config: TrainConfig) -> list[
         groups.append({"params": others, "lr": rate, "weight_decay": 0.0, "part": part})
     return [group for group in groups if group["params"]]
 
-# %% ../nbs/04_train.ipynb #a3d68c3e
+# %% ../nbs/04_train.ipynb #2d258ab5
 def make_schedule(
     optimizer: torch.optim.Optimizer,  # With the groups of `parameter_groups`
     config: TrainConfig,
@@ -278,7 +279,7 @@ def new_state(config: TrainConfig, inputs: RunInputs, device: torch.device, dtyp
     schedule = make_schedule(optimizer, config, math.ceil(len(inputs.train) / config.batch_size))
     return State(model, optimizer, schedule, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
 
-# %% ../nbs/04_train.ipynb #23224aee
+# %% ../nbs/04_train.ipynb #07f4aa01
 COUNTERS = "epoch step loss_sum posts total_posts seconds history best_epoch best_head".split()
 
 
@@ -341,7 +342,7 @@ def refuse_non_finite(value: float, state: State, features: Features, rows: np.n
         todo = "lower --lr (8e-6 is usual), or try --precision fp32"
         raise ClipsentError(f"--lr {features.config.lr}", f"the loss is {value} in {place}", todo=todo)
 
-# %% ../nbs/04_train.ipynb #f91dddf4
+# %% ../nbs/04_train.ipynb #4a1f9dd6
 def is_out_of_memory(error: BaseException) -> bool:
     "Whether memory was refused; a CPU says so in a RuntimeError."
     words = ("can't allocate memory", "could not create a primitive")  # torch, oneDNN
@@ -388,7 +389,7 @@ def reserve_moments(optimizer: torch.optim.Optimizer) -> None:
         what, todo = f"out of memory for the optimizer's moments of {size}", "train fewer with --trainable-blocks"
         raise ClipsentError("this machine", what, todo=todo) from error
 
-# %% ../nbs/04_train.ipynb #71f92ff5
+# %% ../nbs/04_train.ipynb #15382e8f
 def share_gradients(model: DualEncoderClassifier, posts: int) -> None:
     "Add the encoder's gradients over all processes, each of which has those of its share; average the head's."
     world = process_state().num_processes
@@ -475,7 +476,7 @@ def git_commit() -> str | None:
         return None
     return found.stdout.strip() if found.returncode == 0 else None
 
-# %% ../nbs/04_train.ipynb #9519040a
+# %% ../nbs/04_train.ipynb #4fa4c3ac
 def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool) -> tuple[State, Features]:
     """Begin a run in its folder, or restore an interrupted one; `anew` clears the folder.
 
@@ -515,7 +516,7 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.trainable_blocks)
     metrics = {
         **{f"best_val_{name}": value for name, value in score(val.labels, probabilities).items()},
-        "best_val_f1_macro_interval": list(bootstrap_interval(val.labels, probabilities.argmax(axis=1))),
+        **best_epoch_scores(val, state.probabilities),
         "best_epoch": state.best_epoch + 1,
         "epochs": len(state.history),
         "train_posts": len(inputs.train),
@@ -530,6 +531,23 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     (folder / "last.pt").unlink(missing_ok=True)
 
 
+def interval_of(labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str]) -> list[float]:
+    "The 95 % interval of a macro-F1 over groups of posts."
+    found = seeds_interval(labels, probabilities.argmax(axis=1), groups=groups)
+    return [found["low"], found["high"]]
+
+
+def best_epoch_scores(val: PairInputs, probabilities: Sequence[np.ndarray]) -> dict[str, object]:
+    "The interval of the best epoch's macro-F1, and what it is on posts that did not choose the epoch."
+    best = max(probabilities, key=lambda epoch: score(val.labels, epoch)["f1_macro"])
+    found = {"best_val_f1_macro_interval": interval_of(val.labels, best, val.groups)}
+    if len(set(val.groups)) > 1:  # halves of the posts choose for one another
+        honest = cross_fit_epoch(val.labels, np.stack(probabilities), groups=val.groups)
+        found["cross_fitted_val_f1_macro"] = honest["honest"]
+        found["cross_fitted_val_f1_macro_interval"] = [honest["low"], honest["high"]]
+    return found
+
+
 def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str]) -> dict[str, object]:
     "The score on validation posts without a copy in train, if some have one: what may still be believed of a leaked run."
     unseen = ~np.isin(val.guids, leaked)
@@ -538,7 +556,7 @@ def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str])
     labels, predicted = val.labels[unseen], probabilities[unseen]
     return {
         "unseen_val_f1_macro": score(labels, predicted)["f1_macro"],
-        "unseen_val_f1_macro_interval": list(bootstrap_interval(labels, predicted.argmax(axis=1))),
+        "unseen_val_f1_macro_interval": interval_of(labels, predicted, np.array(val.groups)[unseen]),
         "unseen_val_posts": int(unseen.sum()),
     }
 
@@ -599,7 +617,7 @@ def fit(
         processes.wait_for_everyone()
     return Run.load(folder.path)
 
-# %% ../nbs/04_train.ipynb #174b4e39
+# %% ../nbs/04_train.ipynb #dd4a8be0
 def make_class_loss(config: TrainConfig, labels: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     "The loss of a configuration, weighted for the classes of its training posts (class ids, int [N])."
     counts = np.bincount(labels, minlength=len(LABELS))
