@@ -378,7 +378,7 @@ def load_encoder(
             lacking = found["missing_keys"]
         else:
             encoder = AutoModel.from_config(config, **options)
-    infinite = [name for name, tensor in encoder.state_dict().items() if not tensor.isfinite().all()]
+    infinite = [name for name, tensor in encoder.state_dict().items() if not tensor.sum().isfinite()]
     if not (hasattr(encoder, "get_text_features") and hasattr(encoder, "get_image_features")):
         what, todo = f"{type(encoder).__name__} does not encode both pictures and texts", "take CLIP or SigLIP, say"
     elif lacking:
