@@ -488,6 +488,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.model._check_tokenizer': ('model.html#_check_tokenizer', 'clipsent_nb/model.py'),
                                    'clipsent_nb.model._digest_files': ('model.html#_digest_files', 'clipsent_nb/model.py'),
                                    'clipsent_nb.model._elsewhere': ('model.html#_elsewhere', 'clipsent_nb/model.py'),
+                                   'clipsent_nb.model._fault': ('model.html#_fault', 'clipsent_nb/model.py'),
                                    'clipsent_nb.model._from_hub': ('model.html#_from_hub', 'clipsent_nb/model.py'),
                                    'clipsent_nb.model._image_probe': ('model.html#_image_probe', 'clipsent_nb/model.py'),
                                    'clipsent_nb.model._is_whole': ('model.html#_is_whole', 'clipsent_nb/model.py'),

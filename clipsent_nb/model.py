@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENCODER_FILES', 'NO_NAME', 'LASTING', 'WAITS', 'HUB_PATIENCE', 'FileStamps', 'WORDS', 'PROBE_TEXTS', 'HeadVariant',
            'HIDDEN', 'BELOW_THE_BLOCKS', 'WEIGHTS_FORMAT', 'quiet_transformers', 'cached_encoder', 'HubError',
-           'report_download', 'hub_download', 'remove_halves', 'fetch_encoder', 'digest_encoder', 'encoder_identity',
+           'remove_halves', 'report_download', 'hub_download', 'fetch_encoder', 'digest_encoder', 'encoder_identity',
            'load_encoder', 'text_positions', 'load_processors', 'feature_widths', 'text_features', 'image_features',
            'check_parts', 'check_encoder', 'layers', 'Gate', 'SentimentHead', 'DualEncoderClassifier', 'tower_of',
            'trainable_names', 'set_trainable', 'block_stack', 'replace_block_input', 'parameter_counts', 'save_weights',
@@ -33,7 +33,7 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-# %% ../nbs/02_model.ipynb #02442e35
+# %% ../nbs/02_model.ipynb #5ab5e515
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -109,7 +109,7 @@ LASTING = {  # errors that no further try mends: what happened, what to do next
     ),
 }
 
-
+# %% ../nbs/02_model.ipynb #c3cb3451
 class HubError(Exception):
     "A download that failed; `kinds` names what went wrong, the most precise name first."
 
@@ -120,6 +120,22 @@ class HubError(Exception):
     ) -> None:
         super().__init__(reason)
         self.kinds = kinds
+
+# %% ../nbs/02_model.ipynb #165d5eb1
+def remove_halves(
+    name: str,  # A model on the hub
+) -> None:
+    "Remove the half-written files of ended downloads from the cache."
+    from filelock import FileLock, Timeout
+
+    cache, repository = Path(huggingface_hub.constants.HF_HUB_CACHE), "--".join(["models", *name.split("/")])
+    for half in cache.glob(f"{repository}/blobs/*.incomplete"):
+        lock = FileLock(cache / ".locks" / repository / f"{half.name.split('.')[0]}.lock", timeout=0)
+        try:
+            with lock:
+                half.unlink(missing_ok=True)
+        except Timeout:
+            continue
 
 # %% ../nbs/02_model.ipynb #d8737548
 def report_download() -> None:
@@ -145,7 +161,7 @@ def report_download() -> None:
         answer = {"reason": f"{kinds[0]}: {text}".rstrip(": "), "kinds": [kind for kind in kinds if kind]}
     print(json.dumps(answer))
 
-# %% ../nbs/02_model.ipynb #79d570e3
+# %% ../nbs/02_model.ipynb #27528e6f
 import inspect
 import subprocess
 import sys
@@ -183,23 +199,7 @@ def hub_download(
         return answer["folder"]
     raise HubError(answer["reason"], *answer["kinds"])
 
-# %% ../nbs/02_model.ipynb #165d5eb1
-def remove_halves(
-    name: str,  # A model on the hub
-) -> None:
-    "Remove the half-written files of ended downloads from the cache."
-    from filelock import FileLock, Timeout
-
-    cache, repository = Path(huggingface_hub.constants.HF_HUB_CACHE), "--".join(["models", *name.split("/")])
-    for half in cache.glob(f"{repository}/blobs/*.incomplete"):
-        lock = FileLock(cache / ".locks" / repository / f"{half.name.split('.')[0]}.lock", timeout=0)
-        try:
-            with lock:
-                half.unlink(missing_ok=True)
-        except Timeout:
-            continue
-
-# %% ../nbs/02_model.ipynb #5d9fa297
+# %% ../nbs/02_model.ipynb #bb3e4d0c
 import logging
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_before_delay, wait_chain, wait_fixed
@@ -278,7 +278,7 @@ def fetch_encoder(
         raise ClipsentError(f"--model-name {model}", what, todo=_elsewhere(model))
     return found or _from_hub(model, weights, patience, download)
 
-# %% ../nbs/02_model.ipynb #58c77f84
+# %% ../nbs/02_model.ipynb #b1d4c6e7
 import hashlib
 from functools import lru_cache
 
@@ -298,7 +298,7 @@ def _digest_files(folder: Path, stamps: FileStamps) -> str:
             lines.append(f"{name} {hashlib.file_digest(file, 'blake2b').hexdigest()}")
     return "folder " + digest("\n".join(lines).encode())
 
-# %% ../nbs/02_model.ipynb #ec606021
+# %% ../nbs/02_model.ipynb #32b9ba43
 def digest_encoder(
     folder: Path,  # Of an encoder
 ) -> str:
@@ -355,6 +355,9 @@ def _plain_config(folder: Path) -> PreTrainedConfig:
     if not hasattr(config, "text_config"):
         what = f"a model of type {config.model_type} does not encode both pictures and texts; not used"
         raise ClipsentError(f"--model-name {folder}", what, todo="take a dual encoder such as CLIP or SigLIP")
+    if config.model_type == "siglip2":
+        what = "a NaFlex encoder, whose pictures vary in size; not used"
+        raise ClipsentError(f"--model-name {folder}", what, todo="take one size, google/siglip2-base-patch16-224 say")
     return config
 
 # %% ../nbs/02_model.ipynb #26537285
@@ -375,7 +378,7 @@ def load_encoder(
             lacking = found["missing_keys"]
         else:
             encoder = AutoModel.from_config(config, **options)
-    infinite = [name for name, tensor in encoder.state_dict().items() if not tensor.isfinite().all()]
+    infinite = [name for name, tensor in encoder.state_dict().items() if not tensor.sum().isfinite()]
     if not (hasattr(encoder, "get_text_features") and hasattr(encoder, "get_image_features")):
         what, todo = f"{type(encoder).__name__} does not encode both pictures and texts", "take CLIP or SigLIP, say"
     elif lacking:
@@ -386,7 +389,7 @@ def load_encoder(
         return encoder.eval()
     raise ClipsentError(f"--model-name {folder}", f"{what}; not used", todo=todo)
 
-# %% ../nbs/02_model.ipynb #32d302f7
+# %% ../nbs/02_model.ipynb #4b342bd7
 def text_positions(
     config: PreTrainedConfig,  # Of a dual encoder
 ) -> int:
@@ -400,7 +403,7 @@ def text_positions(
     ]
     return config.text_config.max_position_embeddings - sum(skipped)
 
-# %% ../nbs/02_model.ipynb #ef27271e
+# %% ../nbs/02_model.ipynb #961eeb81
 from itertools import permutations
 from typing import Any
 
@@ -466,72 +469,69 @@ def image_features(
     "Projected image features [B, image width]."
     return encoder.get_image_features(pixel_values=pixel_values).pooler_output
 
-# %% ../nbs/02_model.ipynb #bcd45dba
+# %% ../nbs/02_model.ipynb #eaabf6f2
 def _text_probe(encoder: nn.Module, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    "Features of `PROBE_TEXTS` [6, width], which a longer text widens, and of the first one alone [1, width]."
-    options = {"truncation": True, "return_tensors": "pt", "return_attention_mask": True}
-    options["padding"] = True if "attention_mask" in tokenizer.model_input_names else "max_length"
+    "Features of `PROBE_TEXTS` beside a longer text [6, width], and of the first one alone [1, width]."
+    masked = "attention_mask" in tokenizer.model_input_names
+    options = {"padding": masked or "max_length", "truncation": True, "return_tensors": "pt"}
     features = []
     for texts in ([*PROBE_TEXTS, " ".join(WORDS)], PROBE_TEXTS[:1]):
         tokens = tokenizer(texts, **options).to(encoder.device)
-        mask = tokens.attention_mask if options["padding"] is True else torch.ones_like(tokens.input_ids)
-        features.append(text_features(encoder, tokens.input_ids, mask))
-    return features[0][:-1], features[1]
+        mask = tokens["attention_mask"] if masked else torch.ones_like(tokens["input_ids"])
+        features.append(text_features(encoder, tokens["input_ids"], mask))
+    return features[0][: len(PROBE_TEXTS)], features[1]
 
 
 def _image_probe(encoder: nn.Module, image_processor: Any, folder: Path) -> Tensor:
-    "Features of two small pictures [2, width]."
+    "Features of a wide and of a high picture [2, width]."
     pictures = [Image.linear_gradient("L").resize((96, 64)), Image.radial_gradient("L").resize((64, 96))]
     todo = "take the preprocessor_config.json that belongs to this encoder"
     with _loading(folder, "its image processor does not bring pictures to one size", todo):
-        pixels = image_processor([picture.convert("RGB") for picture in pictures], return_tensors="pt").pixel_values
-    if pixels.ndim != 4 or pixels.shape[1] != 3:
-        what = f"its image processor makes pixels of shape {list(pixels.shape)}, not [2, 3, height, width]; not used"
-        todo = "take an encoder of one picture size, such as google/siglip2-base-patch16-224 instead of a NaFlex one"
-        raise ClipsentError(f"--model-name {folder}", what, todo=todo)
-    size = f"{pixels.shape[2]}x{pixels.shape[3]}"
-    with _loading(folder, f"its image processor makes pictures of {size}, which its image tower does not take", todo):
+        pixels = image_processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
+    size = "x".join(map(str, pixels.shape[1:]))
+    with _loading(folder, f"its image processor makes pixels of {size}, which its image tower does not take", todo):
         return image_features(encoder, pixels.to(encoder.device))
 
-# %% ../nbs/02_model.ipynb #e3de597e
+# %% ../nbs/02_model.ipynb #f76d1a6c
+def _fault(features: Tensor, width: int) -> str:
+    "What is wrong with the features of posts that differ; empty if nothing is."
+    if features.shape != (len(features), width):
+        return f"features of shape {list(features.shape)}, not {[len(features), width]}"
+    if not features.isfinite().all():
+        return "features that are no finite numbers"
+    same = torch.pdist(features, torch.inf).min() <= 1e-5 * features.abs().max()
+    return "the same features for different ones" if same else ""
+
+
 def check_parts(
     encoder: nn.Module,  # With its weights
     tokenizer: Any,  # From `load_processors`
     image_processor: Any,  # From `load_processors`
     folder: Path,  # Where they come from, for the message
 ) -> None:
-    """Let the towers read a few texts and pictures; about 0.2 s for a ViT-B/32.
+    """Let the towers read a few texts and pictures.
 
     Raises ClipsentError if a part does not fit, or the features are not finite, not as wide as declared, the same for different posts, or change with the padding.
     """
     training = encoder.training
     encoder.eval()
+    with torch.no_grad(), _loading(folder, "its text tower does not take the ids of its tokenizer"):
+        texts, alone = _text_probe(encoder, tokenizer)
     with torch.no_grad():
-        with _loading(folder, "its text tower does not take the ids of its tokenizer"):
-            texts, alone = _text_probe(encoder, tokenizer)
         images = _image_probe(encoder, image_processor, folder)
     encoder.train(training)
-    for kind, features, width in zip(("text", "image"), (texts, images), feature_widths(encoder), strict=True):
-        what = ""
-        if features.shape != (len(features), width):
-            what = f"features of shape {list(features.shape)}, not {[len(features), width]}"
-        elif not features.isfinite().all():
-            what = "features that are no finite numbers"
-        elif torch.pdist(features, torch.inf).min() <= 1e-5 * features.abs().max():
-            what = f"the same features for different {kind}s"
-        elif kind == "text" and (texts[0] - alone[0]).abs().max() > 1e-3 * texts.abs().max():
-            what = "other features for a text beside a longer one"
-        if what:
-            part, files = {
-                "text": ("tokenizer", "tokenizer files"),
-                "image": ("image processor", "preprocessor_config.json"),
-            }[kind]
-            if end := getattr(encoder.config.text_config, "eos_token_id", None) if kind == "text" else None:
-                what += f" (the end mark is {end} for the encoder, {tokenizer.eos_token_id} for the tokenizer)"
-            what = f"its {kind} tower, with its {part}, gives {what}; not used"
-            raise ClipsentError(f"--model-name {folder}", what, todo=f"take the {files} and the weights of one model")
+    for kind, features, width in zip(("texts", "pictures"), (texts, images), feature_widths(encoder), strict=True):
+        fault = _fault(features, width)
+        if not fault and kind == "texts" and (texts[0] - alone[0]).abs().max() > 1e-3 * texts.abs().max():
+            fault = "other features for a text beside a longer one"
+        if fault:
+            marks = getattr(encoder.config.text_config, "eos_token_id", None), tokenizer.eos_token_id
+            fault += f" (the end mark is {marks[0]} for it, {marks[1]} for its tokenizer)" if kind == "texts" else ""
+            files = "tokenizer" if kind == "texts" else "preprocessor_config.json"
+            todo = f"take weights and {files} of one and the same model"
+            raise ClipsentError(f"--model-name {folder}", f"from {kind} it makes {fault}; not used", todo=todo)
 
-# %% ../nbs/02_model.ipynb #02de4ba3
+# %% ../nbs/02_model.ipynb #47079cca
 @lru_cache
 def _check_folder(folder: Path, stamps: FileStamps) -> None:
     check_parts(load_encoder(folder), *load_processors(folder), folder)
@@ -735,7 +735,7 @@ def save_weights(
     with atomic_write(path, "wb") as file:
         torch.save(content | {"format": WEIGHTS_FORMAT}, file)
 
-# %% ../nbs/02_model.ipynb #e7031a1c
+# %% ../nbs/02_model.ipynb #7264b0c4
 import pickle
 
 # %% ../nbs/02_model.ipynb #626bca67
