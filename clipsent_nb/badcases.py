@@ -27,8 +27,17 @@ from PIL import Image, ImageEnhance
 
 from .caches import put_aside, worker_count
 from .cleaning import active_rules, clean_text, fold_repeats, replace_emoji, split_hashtags, stop_words
-from .data import LABELS, fold_tables, in_threads, open_image, read_split, write_together
-from .files import ClipsentError, atomic_write, digest, first_line, formula_safe, listed, write_csv
+from .data import LABELS, fold_tables, in_threads, open_image, read_split
+from clipsent_nb.files import (
+    ClipsentError,
+    atomic_write,
+    digest,
+    first_line,
+    formula_safe,
+    listed,
+    write_csv,
+    write_together,
+)
 from .grid import Batch, run_many
 from .inputs import PairInputs, read_texts
 from .model import read_weights

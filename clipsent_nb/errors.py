@@ -22,9 +22,9 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import false_discovery_control, hypergeom
 
-from .caches import Problem, put_aside, raise_problems, worker_count
+from .caches import put_aside, raise_problems, worker_count
 from .cleaning import HASHTAG, MENTION, URL, fix_mojibake, unescape_html
-from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, in_threads, read_split, share_of
+from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, Problem, in_threads, read_split, share_of
 from .files import ClipsentError, atomic_write, first_line, listed, write_csv
 from .inputs import PairInputs, read_texts
 from .objective import wilson_interval

@@ -398,6 +398,7 @@ class Workspace:
     strict: bool = False  # Refuse to start if a single post cannot be used
     max_bad: Percent = "1%"  # Refuse to start if more posts cannot be used; up to here they are left out and named
     offline: bool = False  # Never touch the network
+    allow_outside: bool = False  # Also read files to which paths and links of posts lead outside the data root
     num_workers: Annotated[int, Field(ge=0)] = 0  # Threads that decode pictures; 0: one per processor
 
     def resolve(self, path: Path | str) -> Path:

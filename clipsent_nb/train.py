@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'RUN_FORMAT', 'SAMPLE_SETTINGS', 'TrainConfig', 'check_config',
-           'under_root', 'plain_config', 'identity', 'resolved_model', 'model_digest', 'update', 'learning_rate_factor',
+           'under_root', 'plain_config', 'identity', 'resolved_model', 'update', 'learning_rate_factor',
            'parameter_groups', 'step_seed', 'find_device', 'ranks', 'agreed', 'gathered', 'bf16_able', 'bf16_fast',
            'use_bf16', 'encode', 'head_probabilities', 'predict_probabilities', 'RunInputs', 'load_inputs',
            'check_classes', 'copies_across', 'read_config', 'Run', 'settle_folder', 'clear_run', 'describe_run',
@@ -17,7 +17,6 @@ __all__ = ['CARRIED_OUT', 'ENCODING_BATCH', 'RUN_FILES', 'RUN_FORMAT', 'SAMPLE_S
 
 # %% ../nbs/04_train.ipynb #961a59a8
 import errno
-import hashlib
 import json
 import math
 import os
@@ -44,8 +43,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .caches import Problem, put_aside
-from .data import LABELS, MAX_BAD, make_splits, read_split, share_of
+from .caches import put_aside
+from .data import LABELS, MAX_BAD, Problem, make_splits, read_split, share_of
 from clipsent_nb.files import (
     ClipsentError,
     atomic_write,
@@ -65,7 +64,10 @@ from clipsent_nb.model import (
     DualEncoderClassifier,
     HeadVariant,
     block_stack,
-    entering,
+    cached_encoder,
+    check_encoder,
+    check_parts,
+    encoder_identity,
     fetch_encoder,
     load_encoder,
     load_exact,
@@ -73,6 +75,7 @@ from clipsent_nb.model import (
     parameter_counts,
     quiet_transformers,
     read_weights,
+    replace_block_input,
     save_weights,
     set_trainable,
     trainable_names,
@@ -187,14 +190,15 @@ def plain_config(config: TrainConfig) -> dict[str, object]:
 
 # %% ../nbs/04_train.ipynb #10a997b1
 def identity(config: TrainConfig) -> dict[str, object]:
-    """What decides the numbers of a run: settings, and the content of the split files and of a local model.
+    """What decides the numbers of a run: settings, and the content of the split files and of the encoder.
 
     Raises ClipsentError if a split file is missing.
     """
     values = {name: value for name, value in plain_config(config).items() if name not in CARRIED_OUT}
-    folder = resolved_model(config)
-    if isinstance(folder, Path):
-        values["model_name"] = model_digest(folder)
+    model = resolved_model(config)
+    folder = model if isinstance(model, Path) else cached_encoder(model, weights=False)
+    if folder is not None:
+        values["model_name"] = encoder_identity(folder)
     for name in ("train_csv", "val_csv"):
         path = under_root(config, getattr(config, name))
         if not path.is_file():
@@ -211,15 +215,6 @@ def resolved_model(config: TrainConfig) -> str | Path:
         if folder.is_dir():
             return folder
     return config.model_name
-
-# %% ../nbs/04_train.ipynb #b54e9fa3
-def model_digest(folder: Path) -> str:
-    "A digest of the files of a model folder, wherever it lies; about a second per GB."
-    lines = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with open(path, "rb") as file:
-            lines.append(f"{path.name} {hashlib.file_digest(file, 'blake2b').hexdigest()}")
-    return "folder " + digest("\n".join(lines).encode())
 
 # %% ../nbs/04_train.ipynb #e0f72697
 def update(
@@ -426,6 +421,7 @@ def load_inputs(config: TrainConfig, progress: bool = True) -> RunInputs:
     Raises ClipsentError if something is missing or unusable, too many posts are, or a post has no label.
     """
     encoder = fetch_encoder(resolved_model(config), config.offline)
+    check_encoder(encoder)
     tokenizer, image_processor = load_processors(encoder)
     splits = {}
     for name in ("train_csv", "val_csv"):
@@ -672,7 +668,7 @@ class Trainer:
     @cached_property
     def encoder_digest(self) -> str:
         "A digest of the folder that the encoder came from."
-        return model_digest(self.inputs.encoder)
+        return encoder_identity(self.inputs.encoder)
 
     def is_saved(self, name: str) -> bool:
         "Whether a weight belongs into last.pt: an encoder that was not trained yet is in its own folder."
@@ -840,7 +836,7 @@ def compute_activations(trainer: "Trainer", inputs: PairInputs, wanted: Mapping[
             return
         model.eval()
         for path, (_, name, start) in wanted.items():
-            stack.enter_context(entering(model.encoder, name, start, partial(see, path)))
+            stack.enter_context(replace_block_input(model.encoder, name, start, partial(see, path)))
         stores = {}
         for rows in tqdm(bucketed_batches(inputs.lengths, ENCODING_BATCH), "activations", leave=False, disable=None):
             batch = inputs.batch(rows, trainer.device)
@@ -904,7 +900,7 @@ def entering_blocks(trainer: "Trainer", split: Literal["train", "val"], rows: np
         for tower, activations in kept.items():
             given = activations.padded(rows, width if tower == "text" else None).to(trainer.device)
             stack.enter_context(
-                entering(trainer.model.encoder, *starts[tower], lambda _, given=given: given, skip=True)
+                replace_block_input(trainer.model.encoder, *starts[tower], lambda _, given=given: given, skip=True)
             )
         yield
 
@@ -1368,10 +1364,13 @@ class TrainedModel:
             )
         settings = {name: config[name] for name in names[:4]}
         model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
-        load_exact(model, state, weights, f"the head {config['head_variant']} and the encoder in {encoder}")
+        built = f"the head {config['head_variant']} and the encoder in {encoder}"
+        load_exact(model, state, weights, built, config["labels"])
+        processors = load_processors(encoder)
+        check_parts(model.encoder, *processors, encoder)
         device = find_device()
         bf16 = use_bf16(str(config["precision"]), device) if bf16_able(device) else False
-        return cls(model.to(device).eval(), *load_processors(encoder), config, device, bf16)
+        return cls(model.to(device).eval(), *processors, config, device, bf16)
 
     def probabilities(
         self, inputs: PairBatches, progress: bool = False, batch_size: int = ENCODING_BATCH

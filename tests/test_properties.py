@@ -30,10 +30,9 @@ from clipsent_nb.data import (
     normalised_text,
     read_list,
     read_text,
-    write_together,
 )
 from clipsent_nb.errors import text_traits
-from clipsent_nb.files import ClipsentError, atomic_write
+from clipsent_nb.files import ClipsentError, atomic_write, write_together
 from clipsent_nb.stage import flag, flags_of, words_of
 from clipsent_nb.train import TrainConfig, check_config, plain_config
 
