@@ -27,7 +27,8 @@ from PIL import Image, ImageEnhance
 
 from .caches import put_aside, worker_count
 from .cleaning import active_rules, clean_text, fold_repeats, replace_emoji, split_hashtags, stop_words
-from .data import LABELS, fold_tables, in_threads, open_image, read_split
+from .data import LABELS, fold_tables, in_threads, read_split
+from .decoding import open_image
 from .features import TrainedModel
 from clipsent_nb.files import (
     ClipsentError,

@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 
 from .cleaning import clean_text, cleaning_fingerprint
-from .data import in_threads, open_image
+from .data import in_threads
+from .decoding import open_image
 from .files import ClipsentError, atomic_write, digest, locked, named, progress_bar, read_json
 
 # %% ../nbs/01b_caches.ipynb #353c4c92

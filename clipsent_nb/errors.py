@@ -24,7 +24,8 @@ from scipy.stats import false_discovery_control, hypergeom
 
 from .caches import put_aside, raise_problems, worker_count
 from .cleaning import HASHTAG, MENTION, URL, fix_mojibake, unescape_html
-from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, Problem, in_threads, read_split, share_of
+from .data import LABELS, MAX_BAD, Problem, in_threads, read_split, share_of
+from .decoding import FORMATS, MALFORMED
 from .features import TrainedModel, encode, head_probabilities
 from .files import ClipsentError, atomic_write, first_line, listed, write_csv
 from .inputs import PairInputs, read_texts

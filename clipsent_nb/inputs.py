@@ -32,17 +32,8 @@ from clipsent_nb.caches import (
     worker_count,
 )
 from .cleaning import active_rules, clean_text
-from clipsent_nb.data import (
-    LABELS,
-    LONGEST_TEXT,
-    Problem,
-    in_threads,
-    open_image,
-    post_file,
-    read_split,
-    read_text,
-    settle_problems,
-)
+from .data import LABELS, Problem, in_threads, post_file, read_split, settle_problems
+from .decoding import LONGEST_TEXT, open_image, read_text
 from .files import ClipsentError, Workspace, digest
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from .cleaning import RULES, SWITCH_VALUES, clean_steps
-from .data import open_image
+from .decoding import open_image
 from .files import ClipsentError, listed
 from .grid import Batch, Comparison
 from .heads import compare_variants, read_seeds, variant_configs

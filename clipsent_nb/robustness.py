@@ -44,8 +44,8 @@ from clipsent_nb.corruptions import (
     TEXT_CORRUPTIONS,
     corrupt_pixels,
     corrupt_text,
-    partners,
-    replaced_rows,
+    derangement,
+    replace_rows,
     stream_seed,
 )
 
@@ -148,11 +148,11 @@ def broken_pairs(probe: Probe, name: str, severity: int) -> tuple[Tensor, Tensor
     place = ("text", "image").index(side)
     chances = np.array([random.Random(stream_seed(probe.seed, guid, name)).random() for guid in probe.inputs.guids])
     if what == "other":
-        other = features[place][torch.from_numpy(partners(chances)).to(trained.device)]
+        other = features[place][torch.from_numpy(derangement(chances)).to(trained.device)]
     else:
         other = nothing(probe)[place]
     levels = PAIRING_CORRUPTIONS[name].levels
-    features[place] = replaced_rows(
+    features[place] = replace_rows(
         features[place], levels[severity - 1], other, torch.from_numpy(chances).to(trained.device)
     )
     return features[0], features[1]

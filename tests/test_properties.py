@@ -21,16 +21,8 @@ from clipsent_nb.badcases import rewrites_of
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
-from clipsent_nb.data import (
-    LABELS,
-    Audit,
-    assign_parts,
-    check_list,
-    fold_tables,
-    normalised_text,
-    read_list,
-    read_text,
-)
+from clipsent_nb.data import LABELS, Audit, assign_parts, check_list, fold_tables, normalised_text, read_list
+from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError, atomic_write, write_together
 from clipsent_nb.runs import TrainConfig

@@ -17,7 +17,8 @@ from PIL import Image
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
-from clipsent_nb.data import LABELS, LONGEST_TEXT, make_splits, open_image, read_list, read_split
+from clipsent_nb.data import LABELS, make_splits, read_list, read_split
+from clipsent_nb.decoding import LONGEST_TEXT, open_image
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.inputs import PairInputs
 from clipsent_nb.model import load_processors, read_weights

@@ -27,7 +27,8 @@ import clipsent_nb
 from clipsent_nb import stage
 from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrites_of
 from clipsent_nb.compare import compare, comparison_table, conclusion, contender, ranking_html
-from clipsent_nb.data import Audit, make_splits, read_split, read_text
+from clipsent_nb.data import Audit, make_splits, read_split
+from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
