@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['bucketed_batches', 'augmentation', 'augment_pixels', 'Padding', 'label_numbers', 'PairInputs', 'to_device',
-           'inputs_from_memory', 'find_files', 'content_fingerprint', 'load_tokens', 'load_posts']
+           'inputs_from_memory', 'find_files', 'content_fingerprint', 'load_tokens', 'load_posts', 'refresh_content',
+           'copies_in']
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import json
@@ -32,9 +33,18 @@ from clipsent_nb.caches import (
     worker_count,
 )
 from .cleaning import active_rules, clean_text
-from .data import LABELS, Problem, in_threads, post_file, read_split, settle_problems
+from clipsent_nb.data import (
+    LABELS,
+    Problem,
+    find_copies,
+    in_threads,
+    post_file,
+    read_split,
+    settle_problems,
+    with_content,
+)
 from .decoding import LONGEST_TEXT, open_image, read_text
-from .files import ClipsentError, Workspace, digest
+from .files import ClipsentError, Workspace, digest, listed, log
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7
 def bucketed_batches(
@@ -294,13 +304,13 @@ def load_tokens(
     "Token ids of texts, through the cache; the row of each post in it, -1 where its text cannot be read; problems."
     encodings = posts.encoding if "encoding" in posts else [""] * len(posts)
     keys = [digest(f"{key} {encoding}".encode()) for key, encoding in zip(posts.text_digest, encodings, strict=True)]
-    sources, broken = dict(zip(keys, posts.text_file, strict=True)), {}
+    sources, broken = dict(zip(keys, zip(posts.text_file, encodings, strict=True), strict=True)), {}
 
     def read(wanted: list[str]) -> dict[str, str]:
         texts = {}
         for key in wanted:
             try:
-                texts[key] = read_text(sources[key])[0][:LONGEST_TEXT]
+                texts[key] = read_text(*sources[key])[0][:LONGEST_TEXT]
             except (ClipsentError, OSError) as error:
                 broken[key] = getattr(error, "what", str(error))
         return texts
@@ -339,3 +349,33 @@ def load_posts(
     tokens, keys = tokens.take(text_rows[good]), [keys[i] for i in good]
     padding = Padding.of(processors[0], text_limit(processors[0]))
     return PairInputs(kept, labels, tokens, store.table.values, rows[good], keys, preprocessor, padding)
+
+# %% ../nbs/01_inputs.ipynb #bd397266
+def refresh_content(
+    posts: pd.DataFrame,  # From `read_split`
+    workspace: Workspace,  # Where they are
+    where: object = "posts",  # What messages call the table
+) -> pd.DataFrame:
+    "The posts with all columns of a split file, as their files are now; posts that cannot be read stay as they are."
+    now = find_files(posts, workspace)[0].set_index("guid")
+    columns, changed = ["text_digest", "image_digest"], np.zeros(len(posts), dtype=bool)
+    for column in columns:
+        if column in posts:
+            current = posts.guid.map(now[column]).fillna(posts[column])
+            changed |= (posts[column] != "").to_numpy() & (posts[column] != current).to_numpy()
+    if changed.any():
+        message = "%s: %d posts were changed since it was written (%s); `clipsent splits` looks for copies again"
+        log.warning(message, where, changed.sum(), listed(posts.guid[changed].tolist()))
+        posts = posts.assign(**{column: posts[column].mask(changed, "") for column in columns if column in posts})
+    known = with_content(posts, workspace)[0]
+    lost = posts[~posts.guid.isin(known.guid)]
+    table = pd.concat([known, lost]).fillna("").set_index("guid", drop=False).loc[posts.guid]
+    return table.reset_index(drop=True)
+
+
+def copies_in(
+    posts: pd.DataFrame,  # From `refresh_content`
+    known: pd.DataFrame,  # Posts that a model was trained on: of a split file, or of a run's train_posts.csv
+) -> list[str]:
+    "Guids of the posts that are among the known ones, by content or as another member of their group."
+    return posts.guid[find_copies(posts, known).to_numpy()].tolist()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_SETTINGS', 'COUNTERS', 'update', 'learning_rate_factor', 'parameter_groups', 'make_schedule', 'step_seed',
-           'sample_config', 'RunInputs', 'load_inputs', 'refuse_missing_classes', 'copies_in', 'State', 'new_state',
-           'is_saved', 'pack_state', 'unpack_state', 'compute_gradient', 'refuse_non_finite', 'is_out_of_memory',
+           'sample_config', 'RunInputs', 'load_inputs', 'refuse_missing_classes', 'State', 'new_state', 'is_saved',
+           'pack_state', 'unpack_state', 'compute_gradient', 'refuse_non_finite', 'is_out_of_memory',
            'halve_micro_batch', 'reserve_moments', 'share_gradients', 'finish_epoch', 'keep_best', 'write_best_head',
            'describe_start', 'git_commit', 'begin', 'finish', 'interval_of', 'best_epoch_scores', 'unseen_scores',
            'fit', 'make_class_loss', 'training_bar', 'describe_epoch', 'sample_run']
@@ -24,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,7 +33,6 @@ from .data import LABELS, make_splits, read_split
 from .features import Features, agree, compute_dtype, find_device, head_probabilities, process_state
 from clipsent_nb.files import (
     ClipsentError,
-    Workspace,
     atomic_write,
     first_line,
     listed,
@@ -44,7 +42,7 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
-from .inputs import PairInputs, bucketed_batches, load_posts
+from .inputs import PairInputs, bucketed_batches, copies_in, load_posts, refresh_content
 from clipsent_nb.model import (
     DualEncoderClassifier,
     check_encoder,
@@ -198,13 +196,13 @@ def load_inputs(config: TrainConfig) -> RunInputs:
     processors, inputs, left_out = load_processors(encoder), [], []
     for name in ("train_csv", "val_csv"):
         path = config.resolve(getattr(config, name))
-        posts = read_split(path)
+        posts = refresh_content(read_split(path), config, path)
         if bare := posts.guid[posts.label == ""].tolist():
             raise ClipsentError(path, f"no label for guid {listed(bare)}", todo="give posts with labels")
         inputs.append(load_posts(posts, processors, config_values(config), config, path))
         left_out += sorted(set(posts.guid) - set(inputs[-1].guids))
         refuse_missing_classes(path, inputs[-1].labels, LABELS if name == "train_csv" else ())
-    leaked = copies_in(inputs[1].posts, inputs[0].posts, config)
+    leaked = copies_in(inputs[1].posts, inputs[0].posts)
     return RunInputs(encoder, processors, *inputs, leaked, left_out)
 
 
@@ -220,16 +218,6 @@ def refuse_missing_classes(
         what = f"no usable post is {listed(absent)}, and no class can be learned without"
         todo = "add posts to train.txt, or see in audit.csv why they were left out, and repeat `clipsent splits`"
         raise ClipsentError(path, what, todo=todo)
-
-# %% ../nbs/04_train.ipynb #308f0a0f
-def copies_in(
-    posts: pd.DataFrame,  # A split
-    known: pd.DataFrame,  # Posts that a model was trained on
-    workspace: Workspace,  # Where they are
-) -> list[str]:
-    "Guids of the posts that are among the known ones, by content or as another member of their group."
-    same = [posts[name].isin(known[name]) for name in ("guid", "group", "image_digest", "text_digest") if name in posts]
-    return posts.guid[np.any(same, axis=0)].tolist()
 
 # %% ../nbs/04_train.ipynb #d2d8adc8
 @dataclass
