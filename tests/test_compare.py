@@ -11,6 +11,7 @@ import pytest
 
 from clipsent_nb.compare import (
     Contender,
+    against_baseline,
     best_of,
     calibrated,
     compare,
@@ -22,8 +23,8 @@ from clipsent_nb.compare import (
     settings_apart,
 )
 from clipsent_nb.files import ClipsentError, write_json
-from clipsent_nb.stage import against_baseline
-from clipsent_nb.train import Run, fit, sample_config, sample_run
+from clipsent_nb.runs import Run
+from clipsent_nb.train import fit, sample_config, sample_run
 
 OPTIMIZE = Path("outputs/optimize")
 
