@@ -50,7 +50,7 @@ def decode_unicode(raw: bytes) -> tuple[str, str] | None:
 def _decoded(raw: bytes, encoding: str) -> str | None:
     try:
         return raw.decode(encoding)
-    except UnicodeDecodeError:
+    except (UnicodeError, LookupError):
         return None
 
 # %% ../nbs/00c_decoding.ipynb #3acd71b1
@@ -104,11 +104,13 @@ def decode_text(
     Raises ValueError that says what is wrong with them.
     """
     if (found := decode_unicode(raw)) is None:
-        encoding = encoding or guess_encodings([raw])[0]
+        given = () if encoding in ("", "utf-16", "cesu-8") else (encoding,)  # the file has lost its mark
+        encoding = given[0] if given else guess_encodings([raw])[0]
         found = _decoded(raw, encoding), encoding
+        if found[0] is None:
+            tried = " or ".join(dict.fromkeys(("utf-8", *(given or LEGACY))))
+            raise ValueError(f"not {tried}; save the file as UTF-8, or name what it is in by --encoding")
     text, encoding = found
-    if text is None:
-        raise ValueError(f"neither UTF-8 nor {encoding}; save the file as UTF-8, or name what it is in by --encoding")
     if "\0" in text:
         raise ValueError("holds null bytes, so it is no text, or UTF-16 without its mark; save the file as UTF-8")
     return text.removeprefix("\ufeff"), encoding
