@@ -15,8 +15,8 @@ import torch
 
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.files import write_csv
+from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import TrainConfig
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from clipsent_nb.model import fetch_encoder, quiet_transformers
-from clipsent_nb.train import Progress, Trainer, load_inputs, resolved_model, train_epoch
+from clipsent_nb.runs import resolved_model
+from clipsent_nb.train import Progress, Trainer, load_inputs, train_epoch
 
 
 def matrix_rate(rows: int) -> float:

@@ -12,7 +12,8 @@ from common import interleave, parser, reference, told, write
 
 from clipsent_nb.inputs import bucketed_batches
 from clipsent_nb.model import fetch_encoder
-from clipsent_nb.train import load_inputs, resolved_model
+from clipsent_nb.runs import resolved_model
+from clipsent_nb.train import load_inputs
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ from common import parser, reference, write
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from clipsent_nb.features import bf16_able
 from clipsent_nb.model import quiet_transformers
-from clipsent_nb.train import Progress, Trainer, bf16_able, load_inputs, train_epoch
+from clipsent_nb.train import Progress, Trainer, load_inputs, train_epoch
 
 
 def matrix_rate(dtype: torch.dtype, rows: int) -> float:

@@ -14,8 +14,9 @@ from scale import anonymous, watched
 from torch.autograd.graph import saved_tensors_hooks
 from tqdm import tqdm
 
+from clipsent_nb.features import bf16_able
 from clipsent_nb.model import quiet_transformers
-from clipsent_nb.train import Progress, Trainer, bf16_able, load_inputs, step_logits, train_epoch
+from clipsent_nb.train import Progress, Trainer, load_inputs, step_logits, train_epoch
 
 
 def activation_bytes(trainer: Trainer) -> int:

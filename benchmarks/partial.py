@@ -14,19 +14,18 @@ import torch
 from common import interleave, parser, reference, told, write
 from tqdm import tqdm
 
+from clipsent_nb.features import bf16_able, bf16_fast
 from clipsent_nb.model import fetch_encoder, quiet_transformers, set_trainable
+from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import (
     Progress,
     Trainer,
-    bf16_able,
-    bf16_fast,
     cached_activations,
     finish_epoch,
     fit,
     load_inputs,
     new_model,
     parameter_groups,
-    resolved_model,
     train_epoch,
 )
 

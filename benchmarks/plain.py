@@ -9,10 +9,12 @@ from PIL import Image
 from torch import nn
 
 from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.data import LABELS, read_split, read_text
+from clipsent_nb.data import LABELS, read_split
+from clipsent_nb.decoding import read_text
 from clipsent_nb.model import load_processors
 from clipsent_nb.objective import make_loss
-from clipsent_nb.train import TrainConfig, new_model, plain_config, under_root
+from clipsent_nb.runs import TrainConfig
+from clipsent_nb.train import new_model, plain_config, under_root
 
 
 class Posts(torch.utils.data.Dataset):

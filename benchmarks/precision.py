@@ -11,7 +11,7 @@ import numpy as np
 from common import parser, reference, write
 
 from clipsent_nb.data import LABELS
-from clipsent_nb.objective import compare_seeds
+from clipsent_nb.stats import compare_seeds
 from clipsent_nb.train import fit
 
 

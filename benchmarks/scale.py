@@ -78,7 +78,8 @@ def measure(stage: str, folder: Path, model: str, threads: int, results) -> None
     "One stage in a process of its own, as a command has it; the epoch reads what the caches hold."
     import torch
 
-    from clipsent_nb.train import TrainConfig, fit, load_inputs
+    from clipsent_nb.runs import TrainConfig
+    from clipsent_nb.train import fit, load_inputs
 
     torch.set_num_threads(threads)
     files = {"train_csv": Path("train.csv"), "val_csv": Path("val.csv")}

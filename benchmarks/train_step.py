@@ -13,9 +13,11 @@ import torch
 from common import interleave, parser, reference, told, write
 from tqdm import tqdm
 
+from clipsent_nb.features import bf16_able
 from clipsent_nb.inputs import bucketed_batches
 from clipsent_nb.model import fetch_encoder, quiet_transformers
-from clipsent_nb.train import Progress, Trainer, bf16_able, load_inputs, new_model, resolved_model, train_epoch
+from clipsent_nb.runs import resolved_model
+from clipsent_nb.train import Progress, Trainer, load_inputs, new_model, train_epoch
 
 
 def ours(config, inputs, bf16: bool) -> tuple[Trainer, Callable[[], None]]:

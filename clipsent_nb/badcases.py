@@ -27,24 +27,26 @@ from PIL import Image, ImageEnhance
 
 from .caches import put_aside, worker_count
 from .cleaning import active_rules, clean_text, fold_repeats, replace_emoji, split_hashtags, stop_words
-from .data import LABELS, fold_tables, in_threads, open_image, read_split, write_together
-from .files import ClipsentError, atomic_write, digest, first_line, formula_safe, listed, write_csv
+from .data import LABELS, fold_tables, in_threads, read_split
+from .decoding import open_image
+from .features import TrainedModel
+from clipsent_nb.files import (
+    ClipsentError,
+    atomic_write,
+    digest,
+    first_line,
+    formula_safe,
+    listed,
+    write_csv,
+    write_together,
+)
 from .grid import Batch, run_many
 from .inputs import PairInputs, read_texts
 from .model import read_weights
 from .objective import apply_temperature, fit_temperature, wilson_interval
 from .report import execute
-from clipsent_nb.train import (
-    CARRIED_OUT,
-    Run,
-    TrainConfig,
-    TrainedModel,
-    check_config,
-    plain_config,
-    prediction_table,
-    say,
-    under_root,
-)
+from .runs import Run, TrainConfig, prediction_table
+from .train import CARRIED_OUT, check_config, plain_config, say, under_root
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
 BAD_CASES = Path("outputs/optimize/bad_cases.csv")

@@ -4,31 +4,34 @@
 
 # %% auto #0
 __all__ = ['ENTITY', 'URL', 'RETWEET', 'MENTION', 'YEAR', 'HASHTAG', 'REPEATS', 'SKIN_TONE', 'NOT_EMOJI', 'EMOJI_REMAINS', 'STAY',
-           'PLAIN_WORD', 'INVISIBLE', 'BLANK', 'RULES', 'SWITCHES', 'SWITCH_VALUES', 'Rule', 'unescape_html',
-           'fix_mojibake', 'remove_urls', 'replace_mentions', 'starts_word', 'split_words', 'split_hashtags',
-           'fold_repeats', 'emoji_words', 'replace_emoji', 'stop_words', 'remove_stopwords', 'fold_whitespace',
-           'active_rules', 'clean_steps', 'without_surrogates', 'clean_text', 'rule_counts']
+           'PLAIN_WORD', 'INVISIBLE', 'BLANK', 'RULES', 'SWITCHES', 'SWITCH_VALUES', 'RULES_VERSION', 'Rule',
+           'unescape_html', 'fix_mojibake', 'remove_urls', 'replace_mentions', 'starts_word', 'split_words',
+           'split_hashtags', 'fold_repeats', 'emoji_words', 'replace_emoji', 'stop_words', 'remove_stopwords',
+           'fold_whitespace', 'active_rules', 'clean_steps', 'without_surrogates', 'clean_text', 'rule_counts',
+           'cleaning_fingerprint']
 
 # %% ../nbs/01a_cleaning.ipynb #5e9471fa
 import html
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 
 import pandas as pd
 
-from .files import ClipsentError, listed
+from .files import ClipsentError, digest, listed
 
 # %% ../nbs/01a_cleaning.ipynb #6f71bacd
 @dataclass(frozen=True)
 class Rule:
     "A cleaning step: the function `apply` runs if the setting `switch` has the value `on`."
 
-    name: str
-    switch: str
-    on: object
-    apply: Callable[[str], str]
+    name: str  # As in the tables of what changed
+    switch: str  # A field of the configuration
+    on: object  # The switch's value that turns the rule on
+    apply: Callable[[str], str]  # From a text to a text
 
 # %% ../nbs/01a_cleaning.ipynb #c521a16a
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z]\w{1,30});|&(?:amp|lt|gt|quot)\b")
@@ -79,7 +82,7 @@ YEAR = re.compile(r"(?:19|20)\d\d")
 
 def starts_word(
     body: str,  # A hashtag without its mark
-    i: int,  # A position after the first
+    i: int,  # A position in it, at least 1
 ) -> bool:
     "Whether a word starts at `body[i]`, judged by capitals and digits."
     before, here, after = body[i - 1], body[i], body[i + 1 :]
@@ -118,11 +121,11 @@ REPEATS = re.compile(
 def fold_repeats(text: str) -> str:
     "Shorten runs of three or more equal letters, syllables or signs to two."
 
-    def shortened(run: re.Match) -> str:
+    def shorten(run: re.Match) -> str:
         camel = run["letters"] and re.search("[a-z][A-Z]", run[0])
         return run[0] if camel else run["dots"] or (run["letters"] or run["signs"] or "") * 2 or run[0]
 
-    return REPEATS.sub(shortened, text)
+    return REPEATS.sub(shorten, text)
 
 # %% ../nbs/01a_cleaning.ipynb #ea745164
 SKIN_TONE = re.compile(r"_?(?:medium-light|medium-dark|light|medium|dark)_skin_tone")
@@ -218,7 +221,7 @@ def clean_steps(
     text: str,  # Any string
     rules: Sequence[str],  # Names from `RULES`; they apply in the table's order
 ) -> tuple[str, set[str]]:
-    """The cleaned text and the names of the rules that changed something.
+    """Clean a text; returns it with the names of the rules that changed something.
 
     Raises ClipsentError for a rule that does not exist.
     """
@@ -259,7 +262,7 @@ def rule_counts(
     texts: Iterable[str],  # Raw texts
     rules: Sequence[str],  # Names from `RULES`
 ) -> pd.DataFrame:
-    """How many texts each rule changed, when all of them run together: columns rule, changed, share.
+    """Count the texts that each rule changed, when all rules run together: a row per rule, columns rule, changed, share.
 
     Raises ClipsentError for a rule that does not exist.
     """
@@ -268,3 +271,12 @@ def rule_counts(
     rows = [(rule.name, sum(rule.name in change for change in changes)) for rule in RULES if rule.name in rules]
     table = pd.DataFrame(rows, columns=["rule", "changed"])
     return table.assign(share=table.changed / max(len(texts), 1))
+
+# %% ../nbs/01a_cleaning.ipynb #b0f3010b
+RULES_VERSION = 1  # raise it whenever a rule gives another text
+
+
+def cleaning_fingerprint() -> str:
+    "A digest of all that decides what the rules make of a text."
+    versions = [version(name) for name in ("ftfy", "emoji", "scikit-learn")]
+    return digest(repr([RULES_VERSION, unicodedata.unidata_version, *versions]).encode())

@@ -19,27 +19,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
 from .badcases import FOLD_RUNS
 from .cleaning import active_rules, clean_text
 from .data import LABELS, read_split
 from .files import ClipsentError, digest, formula_safe, listed, write_csv
-from .grid import collect, selection_optimism
+from .grid import collect
 from .inputs import label_numbers, read_texts
 from clipsent_nb.objective import (
     apply_temperature,
-    compare_seeds,
     expected_calibration_error,
     fit_temperature,
-    mcnemar,
     reliability_table,
     score,
-    seeds_interval,
-    verdict,
 )
 from .report import execute
-from .train import Run, TrainConfig, copies_across, fit, say, under_root
+from .runs import Run, TrainConfig
+from .stats import compare_seeds, judge, mcnemar, seeds_interval, selection_optimism
+from .train import copies_across, fit, say, under_root
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,10 +224,14 @@ def measures(
     )  # such an answer has nothing that a temperature could mend
     tables = [] if constant else rival.probabilities
     mended = [expected_calibration_error(truth, calibrated(truth, table)) for table in tables] or [np.nan]
-    low, high = seeds_interval(truth, rival.answers)
+    found = seeds_interval(truth, rival.answers if rival.runs else rival.answers[0])
     names = [*SCORED, *(f"f1_{label}" for label in LABELS), "ece"]
     row = {f"val_{name}": scores[name].mean() for name in names} | {"val_ece_calibrated": float(np.mean(mended))}
-    row |= {"val_f1_macro_low": low, "val_f1_macro_high": high, "val_f1_macro_sd": scores.f1_macro.std()}
+    row |= {
+        "val_f1_macro_low": found["low"],
+        "val_f1_macro_high": found["high"],
+        "val_f1_macro_sd": scores.f1_macro.std(),
+    }
     row |= {"seeds": len(rival.runs), "leaked": rival.leaked}
     if rival.leaked:
         unseen = pd.DataFrame([run.metrics for run in rival.runs])
@@ -263,14 +264,13 @@ def against_baseline(
     for rival in rivals[1:]:
         if not rival.leaked:
             accuracy = [mcnemar(truth, *pair)["p"] for pair in product(rival.answers, base.answers)]
-            comparison = compare_seeds(truth, rival.answers, base.answers)
+            # The answers of a reference do not depend on a seed.
+            pair = (one.answers if one.runs else one.answers[0] for one in (rival, base))
+            comparison = compare_seeds(truth, *pair)
             rows.append({"model": rival.name, **comparison, "mcnemar_p": float(np.median(accuracy))})
-    names = ["model", "difference", "low", "high", "p", "mcnemar_p"]
-    table = pd.DataFrame(rows, columns=names).rename(columns={"low": "difference_low", "high": "difference_high"})
-    table["p_adjusted"] = false_discovery_control(table.p, method="bh") if rows else []
-    sure = table.p_adjusted < 0.05
-    words = [verdict(row) if clear else "not distinguishable" for row, clear in zip(rows, sure, strict=True)]
-    return table.assign(verdict=words)
+    names = ["model", "difference", "low", "high", "p", "seeds", "mcnemar_p"]
+    table = judge(pd.DataFrame(rows, columns=names)).drop(columns="seeds")
+    return table.rename(columns={"low": "difference_low", "high": "difference_high"})
 
 # %% ../nbs/12_compare.ipynb #5f72c968
 def comparison_table(

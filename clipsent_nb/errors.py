@@ -22,14 +22,17 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import false_discovery_control, hypergeom
 
-from .caches import Problem, put_aside, raise_problems, worker_count
+from .caches import put_aside, raise_problems, worker_count
 from .cleaning import HASHTAG, MENTION, URL, fix_mojibake, unescape_html
-from .data import FORMATS, LABELS, MALFORMED, MAX_BAD, in_threads, read_split, share_of
+from .data import LABELS, MAX_BAD, Problem, in_threads, read_split, share_of
+from .decoding import FORMATS, MALFORMED
+from .features import TrainedModel, encode, head_probabilities
 from .files import ClipsentError, atomic_write, first_line, listed, write_csv
 from .inputs import PairInputs, read_texts
 from .objective import wilson_interval
 from .report import execute
-from .train import Run, TrainedModel, encode, head_probabilities, say
+from .runs import Run
+from .train import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@
 __all__ = ['SCORES', 'COSTS', 'GRID_AXES', 'Range', 'read_value', 'read_axis', 'fingerprint', 'said', 'with_folder', 'expand',
            'Batch', 'Cell', 'LocalProcesses', 'RayTasks', 'varied', 'record', 'scores_of', 'collect', 'progress_of',
            'remaining', 'overview', 'Screen', 'live_table', 'drop_weights', 'prepare', 'Driver', 'recorded',
-           'cells_for', 'run_many', 'plan', 'optimize', 'selection_optimism', 'Search', 'import_optuna', 'run_search',
-           'Comparison', 'write_comparison', 'grid_axes', 'grid']
+           'cells_for', 'run_many', 'plan', 'optimize', 'Search', 'import_optuna', 'run_search', 'Comparison',
+           'write_comparison', 'grid_axes', 'grid']
 
 # %% ../nbs/05_grid.ipynb #915e57a0
 import itertools
@@ -23,27 +23,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from .caches import worker_count
 from .data import LABELS
 from .files import ClipsentError, digest, formula_safe, listed, read_json, run_lock, write_csv, write_json
 from .model import fetch_encoder
-from .objective import post_weights, resampled_scores
 from .report import end_of_report, execute, run_report, start_report
-from clipsent_nb.train import (
-    CARRIED_OUT,
-    TrainConfig,
-    check_config,
-    fit,
-    identity,
-    load_inputs,
-    plain_config,
-    ranks,
-    resolved_model,
-    under_root,
-)
+from .runs import TrainConfig, identity, resolved_model
+from .train import CARRIED_OUT, check_config, fit, load_inputs, plain_config, ranks, under_root
 
 # %% ../nbs/05_grid.ipynb #45008386
 @dataclass(frozen=True)
@@ -610,27 +598,6 @@ def optimize(
     if not (run.found and page.is_file()):
         execute("run", run.folder, Cell(replace(config, overwrite=False)).job(Batch())["parameters"])
     return f"{run}\nreport {page}"
-
-# %% ../nbs/05_grid.ipynb #3d0d9b22
-def selection_optimism(
-    y_true: Sequence[int],  # Class ids [N]
-    answers: Sequence[Sequence[int]],  # Class ids from each run on the same posts [runs, N]
-    samples: int = 1000,  # Number of resamples
-    seed: int = 0,  # Of the random draws
-) -> float:
-    """How much of the best run's macro-F1 is probably owed to its having been chosen as the best on these posts.
-
-    The best score is shrunk towards the mean of all: Efron and Morris, 1977, "Stein's Paradox in Statistics".
-    """
-    y_true, answers = np.asarray(y_true), np.asarray(answers)
-    if len(answers) < 2:
-        return 0.0
-    scores = resampled_scores(
-        y_true, answers, post_weights(len(y_true), samples, np.random.default_rng(seed)), "f1_macro"
-    )
-    apart = scores - scores.mean(axis=0)  # what is easy for all runs says nothing about which is better
-    chance, observed = apart[:, 1:].var(axis=1, ddof=1).mean(), apart[:, 0].var(ddof=1)
-    return float(min(1.0, chance / observed) * apart[:, 0].max()) if observed else 0.0
 
 # %% ../nbs/05_grid.ipynb #d0d21725
 class Search:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
 from .data import LABELS
 from .files import ClipsentError
 from .grid import Batch, Cell, Comparison, read_axis, run_many, write_comparison
 from .model import HeadVariant
-from .objective import compare_seeds, mcnemar, seeds_interval, verdict
 from .report import execute
-from .train import TrainConfig, under_root
+from .runs import TrainConfig
+from .stats import compare_seeds, judge, mcnemar, seeds_interval
+from .train import under_root
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,9 +112,13 @@ def summarise(
     truth, answers = answers_of(runs, folder, column)
     rows = []
     for name, group in runs[runs.state == "done"].groupby(column):
-        scores, (low, high) = group.val_f1_macro, seeds_interval(truth, answers[str(name)])
+        scores, found = group.val_f1_macro, seeds_interval(truth, answers[str(name)])
         spread = {"seeds": len(group), "val_f1_macro_sd": scores.std(), "val_f1_macro_min": scores.min()}
-        bounds = {"val_f1_macro_max": scores.max(), "val_f1_macro_low": low, "val_f1_macro_high": high}
+        bounds = {
+            "val_f1_macro_max": scores.max(),
+            "val_f1_macro_low": found["low"],
+            "val_f1_macro_high": found["high"],
+        }
         means = group[MEANS + FURTHER].mean()
         rows.append(
             {column: name}
@@ -135,7 +139,7 @@ def pairwise(
     """Each pair of variants: difference of macro-F1 (a minus b) with its interval, p values, and a verdict on a.
 
     p_adjusted controls the false discovery rate over all pairs (Benjamini and Hochberg, 1995, "Controlling the False
-    Discovery Rate"); the verdict is "not distinguishable" unless it is below 0.05.
+    Discovery Rate"); see `verdict` of the chapter on statistics.
     """
     truth, answers = answers_of(runs, folder, column)
     rows = []
@@ -146,11 +150,7 @@ def pairwise(
         )
     if not rows:
         return pd.DataFrame(columns=["a", "b", "difference", "low", "high", "p", "mcnemar_p", "p_adjusted", "verdict"])
-    pairs = pd.DataFrame(rows).assign(p_adjusted=lambda table: false_discovery_control(table.p, method="bh"))
-    clear = pairs.p_adjusted < 0.05
-    return pairs.assign(
-        verdict=[verdict(row) if sure else "not distinguishable" for row, sure in zip(rows, clear, strict=True)]
-    )
+    return judge(pd.DataFrame(rows))
 
 # %% ../nbs/06_heads.ipynb #35567f61
 def conclusion(
@@ -166,7 +166,7 @@ def conclusion(
         if seeds > 1
         else f"{named}. With one seed each, luck of the seed is not in the intervals."
     ]
-    clear = pairs[pairs.verdict != "not distinguishable"]
+    clear = pairs[pairs.verdict.isin(["better", "worse"])]
     if clear.empty:
         lines.append("No two of them can be told apart on these posts: choose by cost, or validate on more posts.")
     for row in clear.itertuples():
@@ -212,7 +212,7 @@ def plot_differences(
     axis: "Axes",  # Where to draw
 ) -> None:
     "The difference of each pair with its interval; those that cross the line may be luck."
-    colours = ["C0" if text != "not distinguishable" else "0.6" for text in pairs.verdict]
+    colours = ["C0" if text in ("better", "worse") else "0.6" for text in pairs.verdict]
     for place, (row, colour) in enumerate(zip(pairs.itertuples(), colours, strict=True)):
         axis.plot([row.low, row.high], [place, place], color=colour)
         axis.plot(row.difference, place, "o", color=colour)

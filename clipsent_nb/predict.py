@@ -13,9 +13,11 @@ import pandas as pd
 from PIL import Image
 
 from .data import LABELS, Audit, files_by_guid, find_pairs, read_list
+from .features import TrainedModel
 from .files import ClipsentError, listed, write_csv
 from .inputs import PairInputs
-from .train import TrainedModel, prediction_table, say
+from .runs import prediction_table
+from .train import say
 
 # %% ../nbs/11_predict.ipynb #4cedd2cd
 class Classifier(TrainedModel):

@@ -16,12 +16,13 @@ import pandas as pd
 import torch
 
 from .cleaning import RULES, SWITCH_VALUES, clean_steps
-from .data import open_image
+from .decoding import open_image
 from .files import ClipsentError, listed
 from .grid import Batch, Comparison
 from .heads import compare_variants, read_seeds, variant_configs
 from .inputs import augment_pixels
-from .train import TrainConfig, under_root
+from .runs import TrainConfig
+from .train import under_root
 
 # %% ../nbs/07_preprocess.ipynb #32ff1eb1
 OFF = {name: values[1] for name, values in SWITCH_VALUES.items()} | {"image_aug": False}

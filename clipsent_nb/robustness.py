@@ -22,18 +22,18 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from .caches import put_aside, text_limit, tokenize
 from .cleaning import active_rules, clean_text
 from .data import LABELS, MAX_BAD, read_split, share_of
+from .features import TrainedModel, encode, head_probabilities
 from .files import ClipsentError, digest, listed, read_json, write_csv, write_json
 from .inputs import PairInputs, bucketed_batches, read_texts
 from .model import image_features, text_features
-from .objective import confusion_metrics, post_weights, resampled_scores
+from .objective import score_answers
 from .report import execute
-from .train import TrainedModel, encode, head_probabilities
+from .stats import adjust_p, compare_seeds, seeds_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,8 @@ from clipsent_nb.corruptions import (
     TEXT_CORRUPTIONS,
     corrupt_pixels,
     corrupt_text,
-    partners,
-    replaced_rows,
+    derangement,
+    replace_rows,
     stream_seed,
 )
 
@@ -148,11 +148,11 @@ def broken_pairs(probe: Probe, name: str, severity: int) -> tuple[Tensor, Tensor
     place = ("text", "image").index(side)
     chances = np.array([random.Random(stream_seed(probe.seed, guid, name)).random() for guid in probe.inputs.guids])
     if what == "other":
-        other = features[place][torch.from_numpy(partners(chances)).to(trained.device)]
+        other = features[place][torch.from_numpy(derangement(chances)).to(trained.device)]
     else:
         other = nothing(probe)[place]
     levels = PAIRING_CORRUPTIONS[name].levels
-    features[place] = replaced_rows(
+    features[place] = replace_rows(
         features[place], levels[severity - 1], other, torch.from_numpy(chances).to(trained.device)
     )
     return features[0], features[1]
@@ -168,62 +168,53 @@ def nothing(probe: Probe) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/08_robustness.ipynb #ee40a0ce
 def tested(
-    drops: np.ndarray,  # Observed, then resampled [1 + samples]
+    truth: np.ndarray,  # Class ids [N]
+    clean: np.ndarray,  # Answers to the posts as they are [versions, N]
+    answers: np.ndarray,  # Answers to the damaged ones [versions, N]
 ) -> dict[str, float]:
-    "A drop with its 95 % interval and two-sided p; the smallest possible p is 2 / (samples + 1)."
-    low, high = np.quantile(drops[1:], [0.025, 0.975])
-    tail = min((drops[1:] <= 0).sum(), (drops[1:] >= 0).sum())
-    return {"drop": drops[0], "drop_low": low, "drop_high": high, "p": min(1.0, 2 * (tail + 1) / len(drops))}
+    "The drop of the mean score over versions with its 95 % interval and two-sided p."
+    found = compare_seeds(truth, clean[None], answers[None])
+    return {"drop": found["difference"], "drop_low": found["low"], "drop_high": found["high"], "p": found["p"]}
 
 
 def scored(
     truth: np.ndarray,  # Class ids [N]
     answers: np.ndarray,  # Class ids [N]
-    resampled: np.ndarray,  # Macro-F1, observed and resampled [1 + samples]
 ) -> dict[str, float]:
     "The scores of a set of answers, with the 95 % interval of macro-F1."
-    classes = len(LABELS)
-    counts = np.bincount(truth * classes + answers, minlength=classes**2).reshape(classes, classes)
-    metrics = confusion_metrics(counts)
-    low, high = np.quantile(resampled[1:], [0.025, 0.975])
+    metrics, found = score_answers(truth, answers), seeds_interval(truth, answers)
     names = ("acc", "f1_macro", "precision_macro", "recall_macro")
-    return {**{f"val_{name}": float(metrics[name]) for name in names}, "low": low, "high": high}
+    return {**{f"val_{name}": metrics[name] for name in names}, "low": found["low"], "high": found["high"]}
 
 # %% ../nbs/08_robustness.ipynb #ccc40a50
 def losses(
     truth: np.ndarray,  # Class ids [N]
     answers: Mapping[tuple[str, int], np.ndarray],  # Class ids [N] by corruption and severity; ("clean", 0) among them
-    samples: int = 10_000,  # Resamples of the posts; with few, no p value is small enough to survive correction
-    seed: int = 0,  # Of the resamples
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row per condition, the clean one first, and a row per corruption with the mean over its severities.
 
     p_adjusted controls the false discovery rate (Benjamini and Hochberg, 1995, "Controlling the False Discovery Rate").
     """
-    weights = post_weights(len(truth), samples, np.random.default_rng(seed))
     clean = answers["clean", 0]
-    base = resampled_scores(truth, clean[None], weights, "f1_macro")[0]
-    rows = [{"corruption": "clean", "severity": 0, **scored(truth, clean, base), "changed": 0.0}]
+    rows = [{"corruption": "clean", "severity": 0, **scored(truth, clean), "changed": 0.0}]
+    base = rows[0]["val_f1_macro"]
     means = []
     for name in dict.fromkeys(name for name, severity in answers if severity):
         kind, severities = CORRUPTIONS[name], [severity for own, severity in answers if own == name]
         own = np.array([answers[name, severity] for severity in severities])
-        resampled = resampled_scores(truth, own, weights, "f1_macro")
         place = {"corruption": name, "family": kind.family, "modality": kind.modality}
-        for severity, ids, scores in zip(severities, own, resampled, strict=True):
+        for severity, ids in zip(severities, own, strict=True):
             level = {"severity": severity, "level": kind.levels[severity - 1], "unit": kind.unit}
-            rows.append(
-                place | level | scored(truth, ids, scores) | tested(base - scores) | {"changed": np.mean(ids != clean)}
-            )
-        means.append(place | {"val_f1_macro": resampled[:, 0].mean(), **tested(base - resampled.mean(axis=0))})
-    return tuple(with_share(pd.DataFrame(table), base[0]) for table in (rows, means))
+            drop = tested(truth, clean[None], ids[None])
+            rows.append(place | level | scored(truth, ids) | drop | {"changed": np.mean(ids != clean)})
+        drop = tested(truth, clean[None], own)
+        means.append(place | {"val_f1_macro": base - drop["drop"], **drop})
+    return tuple(with_share(pd.DataFrame(table), base) for table in (rows, means))
 
 
 def with_share(table: pd.DataFrame, clean: float) -> pd.DataFrame:
     "Add relative_drop and p_adjusted; the row of the clean condition has neither."
-    known = table.p.notna()
-    adjusted = pd.Series(false_discovery_control(table.p[known], method="bh"), index=table.index[known])
-    return table.assign(relative_drop=table["drop"] / clean if clean else np.nan, p_adjusted=adjusted)
+    return table.assign(relative_drop=table["drop"] / clean if clean else np.nan, p_adjusted=adjust_p(table.p))
 
 # %% ../nbs/08_robustness.ipynb #e0a3cbe0
 def conclusion(
@@ -263,7 +254,7 @@ def modality_sentence(
     if rows.empty:
         return ""
     # These questions were asked before any result was seen, so they share a correction with each other alone.
-    rows = rows.assign(p_adjusted=pd.Series(false_discovery_control(asked.p), index=asked.index))
+    rows = rows.assign(p_adjusted=pd.Series(adjust_p(asked.p), index=asked.index))
     clear = rows[(rows.p_adjusted < 0.05) & (rows["drop"] > 0)]
     posts = "all posts" if rows.level.max() == 1 else f"{rows.level.max():.0%} of the posts"
     costs = " and ".join(

@@ -26,7 +26,8 @@ from clipsent_nb.badcases import (
     score_posts,
     with_settings_of,
 )
-from clipsent_nb.data import open_image, read_split
+from clipsent_nb.data import read_split
+from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, write_csv
 from clipsent_nb.train import fit, sample_config, sample_run
 

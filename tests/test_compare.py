@@ -23,7 +23,8 @@ from clipsent_nb.compare import (
     settings_apart,
 )
 from clipsent_nb.files import ClipsentError, write_json
-from clipsent_nb.train import Run, fit, sample_config, sample_run
+from clipsent_nb.runs import Run
+from clipsent_nb.train import fit, sample_config, sample_run
 
 OPTIMIZE = Path("outputs/optimize")
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipsent_nb.data import LABELS, assign_parts, class_quotas, make_splits, open_image, read_list, read_split
+from clipsent_nb.data import LABELS, assign_parts, class_quotas, make_splits, read_list, read_split
+from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError
 
 

@@ -28,7 +28,8 @@ from clipsent_nb.grid import (
     read_axis,
     run_many,
 )
-from clipsent_nb.train import TrainConfig, identity, sample_config, sample_run
+from clipsent_nb.runs import TrainConfig, identity
+from clipsent_nb.train import sample_config, sample_run
 
 FOLDER = Path("outputs/optimize/batch")
 # What stands for the process of a run: it writes a finished run whose score is its seed, or does what its seed says.

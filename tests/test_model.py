@@ -1,19 +1,32 @@
 """Every family of dual encoders that the loaders accept, and what they refuse."""
 
+import json
+import re
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
     BertConfig,
     BertModel,
-    ChineseCLIPConfig,
-    ChineseCLIPModel,
-    CLIPConfig,
-    CLIPModel,
+    BertTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    PreTrainedModel,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
     SiglipConfig,
     SiglipModel,
     VisionTextDualEncoderModel,
@@ -22,6 +35,9 @@ from transformers import (
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.model import (
     DualEncoderClassifier,
+    check_encoder,
+    check_parts,
+    encoder_identity,
     fetch_encoder,
     load_encoder,
     load_exact,
@@ -39,24 +55,31 @@ TEXT = {**SIZES, "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_t
 VISION = {**SIZES, "image_size": 32, "patch_size": 16}
 
 
-def dual_encoder() -> VisionTextDualEncoderModel:
-    vision, text = CLIPVisionModel(CLIPVisionConfig(**VISION)), BertModel(BertConfig(**TEXT))
+def clip(kind: str, text: dict, vision: dict) -> PreTrainedModel:
+    config, model = getattr(transformers, f"{kind}Config"), getattr(transformers, f"{kind}Model")
+    return model(config(text_config=text, vision_config=vision, projection_dim=16))
+
+
+def siglip(text: dict, vision: dict) -> PreTrainedModel:
+    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+
+
+def dual_encoder(text: dict, vision: dict) -> PreTrainedModel:
+    vision, text = CLIPVisionModel(CLIPVisionConfig(**vision)), BertModel(BertConfig(**text))
     return VisionTextDualEncoderModel(vision_model=vision, text_model=text)
 
 
 FAMILIES = {
-    "clip": lambda: CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)),
-    "siglip": lambda: SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION)),
-    "chinese_clip": lambda: ChineseCLIPModel(
-        ChineseCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
-    ),
+    "clip": partial(clip, "CLIP"),
+    "siglip": siglip,
+    "chinese_clip": partial(clip, "ChineseCLIP"),
     "dual_encoder": dual_encoder,
 }
 
 
 @pytest.fixture(params=FAMILIES)
 def folder(request, tmp_path) -> Path:
-    FAMILIES[request.param]().save_pretrained(tmp_path / "encoder")
+    FAMILIES[request.param](TEXT, VISION).save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 
@@ -102,19 +125,12 @@ def test_single_tower_is_refused(tmp_path):
 
 
 def test_missing_weights_are_an_error(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     tiny_clip(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ClipsentError, match="text_projection.weight"):
         load_encoder(tmp_path)
-
-
-def test_missing_tokenizer_is_an_error(folder):
-    with pytest.raises(ClipsentError, match="tokenizer or image processor"):
-        load_processors(folder)
 
 
 def test_offline_does_not_touch_the_network(monkeypatch):
@@ -132,7 +148,7 @@ def test_offline_does_not_touch_the_network(monkeypatch):
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"not a zip file"])
 def test_damaged_weights_are_an_error(tmp_path, damage):
-    save_weights(tmp_path / "best.pt", torch.nn.Linear(2, 2), {})
+    save_weights(tmp_path / "best.pt", DualEncoderClassifier(load_encoder(tiny_clip(tmp_path / "tiny"))), {})
     (tmp_path / "best.pt").write_bytes(damage((tmp_path / "best.pt").read_bytes()))
     with pytest.raises(ClipsentError, match="best.pt"):
         read_weights(tmp_path / "best.pt")
@@ -155,3 +171,271 @@ def test_siglip_texts_do_not_depend_on_their_batch(tmp_path):
         features = [text_features(encoder, batch["input_ids"], batch["attention_mask"]) for batch in (alone, together)]
     assert alone["input_ids"].shape == (1, 24) and alone["attention_mask"].all()
     torch.testing.assert_close(features[0][0], features[1][0])
+
+
+# Parts that do not fit each other
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+def whole(folder: Path, tiny: Path, build: Callable[[dict, dict], PreTrainedModel], **text: int) -> Path:
+    """An encoder with the tokenizer and the image processor of the tiny CLIP."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    marks = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("bos", "eos", "pad")}
+    torch.manual_seed(0)
+    build({**SIZES, **marks, "vocab_size": len(tokenizer), **text}, {**VISION, "image_size": 64}).save_pretrained(
+        folder
+    )
+    for part in (tokenizer, AutoImageProcessor.from_pretrained(tiny)):
+        part.save_pretrained(folder)
+    return folder
+
+
+def change(path: Path, **values: object) -> None:
+    """Set values in a JSON file; None deletes."""
+    content = json.loads(path.read_text(encoding="utf-8")) | values
+    content = {name: value for name, value in content.items() if value is not None}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ClipsentError) as caught:
+        check_encoder(folder)
+    message = str(caught.value)
+    assert message.startswith(f"--model-name {folder}: ") and "\n" not in message
+    return message
+
+
+BUILDERS = FAMILIES | {name: partial(clip, name) for name in ("CLIPSeg", "MetaClip2")}
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_a_whole_folder_passes(tmp_path, tiny, family):
+    folder = whole(tmp_path / "encoder", tiny, BUILDERS[family])
+    check_encoder(folder)
+    encoder = load_encoder(folder).train()
+    check_parts(encoder, *load_processors(folder), folder)
+    assert encoder.training
+
+
+def test_a_folder_is_loaded_once_until_it_changes(tmp_path, tiny, monkeypatch):
+    folder, loaded = Path(shutil.copytree(tiny, tmp_path / "tiny")), []
+    monkeypatch.setattr("clipsent_nb.model.check_parts", lambda *parts: loaded.append(parts[-1]))
+    before = encoder_identity(folder)
+    for _ in range(3):
+        check_encoder(folder)
+    assert len(loaded) == 1 and encoder_identity(folder) == before
+    change(folder / "preprocessor_config.json", do_resize=False)
+    check_encoder(folder)
+    assert len(loaded) == 2 and encoder_identity(folder) != before
+
+
+def without_files(folder: Path) -> None:
+    for path in folder.glob("token*"):
+        path.unlink()
+
+
+def without_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def of_a_larger_model(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"word{number}" for number in range(99)])
+    tokenizer.save_pretrained(folder)
+
+
+def of_another_language(folder: Path) -> None:
+    without_files(folder)
+    count = AutoConfig.from_pretrained(folder).text_config.vocab_size
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(0x1200 + number) for number in range(count - 5))]
+    BertTokenizer(vocab={name: number for number, name in enumerate(names)}).save_pretrained(folder)
+
+
+def of_two_tokens(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", model_max_length=2)
+
+
+def without_padding(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", pad_token=None, tokenizer_class="PreTrainedTokenizerFast")
+    change(folder / "tokenizer.json", padding=None)
+
+
+@pytest.mark.parametrize(
+    "damage, what",
+    [
+        (without_files, "its tokenizer knows 2 tokens, its encoder"),
+        (without_vocabulary, "its tokenizer knows 2 tokens, its encoder"),
+        (of_a_larger_model, "its tokenizer knows"),
+        (of_another_language, "gives different texts the same ids"),
+        (of_two_tokens, "its tokenizer, which cuts at 2 tokens, gives different texts the same ids"),
+        (without_padding, "its tokenizer has no padding token"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_tokenizer_that_is_not_the_encoders_is_refused(tmp_path, tiny, damage, what):
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    damage(folder)
+    assert what in refused(folder)
+    with pytest.raises(ClipsentError):
+        load_processors(folder)
+
+
+def with_another_end_mark(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_config"]
+    change(folder / "config.json", text_config=text | {"eos_token_id": 300})
+
+
+def with_end_mark_below_a_word(folder: Path) -> None:
+    """A CLIP of the first generation pools the largest id, whatever it stands for."""
+    text = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_config"]
+    change(folder / "config.json", text_config=text | {"eos_token_id": 2})
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    raw = json.dumps(content)
+    vocabulary = content["model"]["vocab"]
+    end, word = vocabulary["<|endoftext|>"], vocabulary["happy</w>"]
+    vocabulary["<|endoftext|>"], vocabulary["happy</w>"] = word, end
+    content = json.loads(raw.replace(f'"id": {end},', f'"id": {word},').replace(f", {end}]", f", {word}]"))
+    content["model"]["vocab"] = vocabulary
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def with_text_projection_of_zeros(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["text_projection.weight"].zero_()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [with_another_end_mark, with_end_mark_below_a_word, with_text_projection_of_zeros],
+    ids=lambda value: value.__name__,
+)
+def test_texts_that_the_encoder_cannot_tell_apart_are_refused(tmp_path, tiny, damage):
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    damage(folder)
+    load_processors(folder), load_encoder(folder)  # each is fine alone
+    assert "from texts it makes the same features for different ones" in refused(folder)
+
+
+def without_end_mark(folder: Path) -> None:
+    """Pooled is then the first word, or the first padding token where there is one."""
+    change(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")  # CLIP's own adds it anew
+    change(folder / "tokenizer.json", post_processor=None)
+
+
+def with_padding_of_the_largest_id(folder: Path) -> None:
+    """A CLIP of the first generation pools the largest id, whatever it stands for."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    whole(folder, folder, FAMILIES["clip"], eos_token_id=2, vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("damage", [without_end_mark, with_padding_of_the_largest_id], ids=lambda value: value.__name__)
+def test_texts_that_change_beside_longer_ones_are_refused(tmp_path, tiny, damage):
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    damage(folder)
+    load_processors(folder), load_encoder(folder)  # each is fine alone
+    assert "from texts it makes other features for a text beside a longer one" in refused(folder)
+
+
+def len_of(folder: Path) -> int:
+    return len(AutoTokenizer.from_pretrained(folder))
+
+
+@pytest.mark.parametrize(
+    "settings, what",
+    [
+        ({"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}, "3x224x224.*(64\\*64)"),
+        ({"do_center_crop": False}, "does not bring pictures to one size"),
+        ({"do_resize": False, "do_center_crop": False}, "does not bring pictures to one size"),
+        ({"rescale_factor": 0.0}, "from pictures it makes the same features for different ones"),
+        ({"image_std": [0.0, 0.0, 0.0]}, "from pictures it makes features that are no finite numbers"),
+    ],
+)
+def test_an_image_processor_that_is_not_the_encoders_is_refused(tmp_path, tiny, settings, what):
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    change(folder / "preprocessor_config.json", **settings)
+    message = refused(folder)
+    assert re.search(what, message) and "preprocessor_config.json" in message
+
+
+def test_grey_pictures_are_refused(tmp_path, tiny):
+    def build(text: dict, vision: dict) -> PreTrainedModel:
+        return clip("CLIP", text, vision | {"num_channels": 1})
+
+    assert "3x64x64, which its image tower does not take" in refused(whole(tmp_path / "encoder", tiny, build))
+
+
+def test_naflex_is_refused(tmp_path, tiny):
+    vision = {**SIZES, "patch_size": 8, "num_patches": 64}
+    text = {**SIZES, "vocab_size": len_of(tiny), "max_position_embeddings": 64, "projection_size": 32}
+    Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=64).save_pretrained(tmp_path)
+    assert "a NaFlex encoder, whose pictures vary in size; not used; take one size" in refused(tmp_path)
+
+
+def test_positions_that_begin_after_the_padding_token_are_counted(tmp_path, tiny):
+    def build(text: dict, vision: dict) -> PreTrainedModel:
+        text |= {"pad_token_id": 1, "max_position_embeddings": 40, "project_dim": 16}
+        return AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+
+    folder = whole(tmp_path / "encoder", tiny, build)
+    tokenizer, _ = load_processors(folder)
+    assert tokenizer.model_max_length == 38
+    tokens = tokenizer("long " * 99, truncation=True, return_tensors="pt")
+    load_encoder(folder).get_text_features(**tokens)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "name",
+    ["visual_projection.weight", "text_model.final_layer_norm.bias", "text_model.embeddings.token_embedding.weight"],
+)
+def test_weights_that_are_no_numbers_are_named(tmp_path, tiny, name, value):
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[-1] = float(value)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ClipsentError, match=f"not every number is finite in its {name}; not used"):
+        load_encoder(folder)
+
+
+def test_weights_that_overflowed_in_half_precision_are_named(tmp_path, tiny):
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    tensors["text_projection.weight"] *= 1e7
+    torch.save({name: tensor.half() for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
+    with pytest.raises(ClipsentError, match="not every number is finite in its text_projection.weight"):
+        load_encoder(folder)
+
+
+# Labels
+
+
+def test_a_head_has_a_logit_per_label_and_the_file_names_them(tmp_path, tiny):
+    labels = ("angry", "glad", "sad", "calm")
+    model = DualEncoderClassifier(load_encoder(tiny), labels=labels)
+    save_weights(tmp_path / "best.pt", model, {"head_variant": "ln"})
+    state, config = read_weights(tmp_path / "best.pt")
+    assert config == {"head_variant": "ln", "labels": list(labels)}
+    load_exact(DualEncoderClassifier(load_encoder(tiny), labels=config["labels"]), state, "best.pt", "", labels)
+    with pytest.raises(ClipsentError, match="best.pt: trained for the labels angry, glad, sad, calm, not negative, "):
+        load_exact(DualEncoderClassifier(load_encoder(tiny)), state, "best.pt", labels=config["labels"])
+
+
+def test_a_file_without_labels_has_the_default_ones(tmp_path, tiny):
+    model = DualEncoderClassifier(load_encoder(tiny))
+    torch.save({"model_state": model.state_dict(), "config": {"head_variant": "ln"}}, tmp_path / "best.pt")
+    state, config = read_weights(tmp_path / "best.pt")
+    assert config["labels"] == ["negative", "neutral", "positive"]
+    load_exact(model, state, "best.pt", labels=config["labels"])
+    turned = DualEncoderClassifier(load_encoder(tiny), labels=config["labels"][::-1])
+    with pytest.raises(ClipsentError, match="trained for the labels negative, neutral, positive, not positive"):
+        load_exact(turned, state, "best.pt", labels=config["labels"])

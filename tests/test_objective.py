@@ -83,9 +83,32 @@ def test_focal_with_gamma_zero_has_the_gradient_of_cross_entropy():
 
 def test_weights_take_arrays_tensors_and_any_number_of_classes():
     for counts in (COUNTS, np.array(COUNTS), torch.tensor(COUNTS)):
-        assert obj.class_weights(counts).tolist() == pytest.approx([10 / 3, 10, 5 / 3])
-        assert obj.effective_number_weights(counts, 0.99).sum().item() == pytest.approx(3)
-    assert obj.class_weights([1, 3]).tolist() == pytest.approx([4, 4 / 3])
+        assert obj.class_weights(counts).tolist() == pytest.approx([10 / 9, 10 / 3, 5 / 9])
+        assert (
+            obj.effective_number_weights(counts, 0.99) @ torch.tensor(COUNTS).float() / 4000
+        ).item() == pytest.approx(1)
+    assert obj.class_weights([1, 3]).tolist() == pytest.approx([2, 2 / 3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_a_split_does_not_depend_on_how_it_is_cut_into_batches(name):
+    logits, targets = _batch(48)
+    loss = obj.make_loss(name, COUNTS)
+    whole = loss(logits, targets)
+    for size in (1, 3, 16):
+        parts = [loss(*part) for part in zip(logits.split(size), targets.split(size), strict=True)]
+        torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    parts = [loss(*part) * len(part[1]) for part in zip(logits.split(20), targets.split(20), strict=True)]
+    torch.testing.assert_close(sum(parts) / 48, whole)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "cb"])
+def test_a_batch_of_one_class_keeps_the_weight_of_the_class(name):
+    loss = obj.make_loss(name, COUNTS)
+    weights = obj.effective_number_weights(COUNTS, 0.999) if name == "cb" else obj.class_weights(COUNTS)
+    same = torch.zeros(4, 3)  # equally unsure of each class
+    costs = torch.stack([loss(same, torch.full((4,), label)) for label in range(3)])
+    torch.testing.assert_close(costs / costs[2], weights / weights[2])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +144,8 @@ def test_score_has_the_promised_keys_as_plain_floats():
 def test_score_is_silent_on_one_class_zeros_and_float32():
     sure = np.eye(3, dtype=np.float32)[[0, 0, 2]]
     scores = obj.score([0, 0, 0], sure)
-    assert scores["acc"] == pytest.approx(2 / 3) and np.isfinite(list(scores.values())).all()
+    assert scores["acc"] == pytest.approx(2 / 3)
+    assert [name for name, value in scores.items() if np.isnan(value)] == ["f1_neutral", "f1_positive"]
     obj.score([1], torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.bfloat16).float())
 
 
@@ -146,6 +170,51 @@ def test_score_refuses_what_is_no_prediction(y_true, probs, words):
     assert words in str(error.value)
 
 
+def test_a_class_without_posts_does_not_lower_the_best_possible_score():
+    perfect = obj.score([0, 0, 2, 2], np.eye(3)[[0, 0, 2, 2]])
+    assert perfect["f1_macro"] == perfect["recall_macro"] == perfect["precision_macro"] == 1
+    assert np.isnan(perfect["f1_neutral"]) and obj.absent_classes([0, 0, 2, 2]) == ["neutral"]
+    assert obj.absent_classes([0, 1, 2]) == []
+    mistaken = obj.score([0, 0, 2, 2], np.eye(3)[[0, 1, 2, 2]])
+    assert mistaken["f1_macro"] < 1 and mistaken["f1_macro"] == pytest.approx(5 / 6)
+
+
+def test_scores_take_other_labels():
+    labels = ("a", "b", "c", "d", "e")
+    probs = np.random.default_rng(0).dirichlet(np.ones(5), size=200)
+    truth = np.arange(200) % 5
+    scores = obj.score(truth, probs, labels)
+    assert [name for name in scores if name.startswith("f1_")][2:] == [f"f1_{label}" for label in labels]
+    assert 0.05 < obj.fit_temperature(np.log(probs), truth) <= 20
+    with pytest.raises(ClipsentError, match="0 to 4 for a, b"):
+        obj.score([5] * 200, probs, labels)
+
+
+def test_metrics_of_a_stack_are_those_of_its_members():
+    support = np.random.default_rng(0).integers(1, 30, size=(4, 5, 3))
+    hits, called = support // 2, support // 2 + 1
+    for name, values in obj.metrics_from_counts(hits, support, called).items():
+        assert values.shape == (4, 5)
+        assert values[2, 3] == obj.metrics_from_counts(hits[2, 3], support[2, 3], called[2, 3])[name]
+
+
+def test_copies_make_a_slice_smaller():
+    wide, narrow = obj.wilson_interval(10, 40, groups=np.arange(40) // 4), obj.wilson_interval(10, 40)
+    assert wide[0] < narrow[0] and narrow[1] < wide[1]
+    np.testing.assert_allclose(obj.wilson_interval(10, 40, groups=np.arange(40)), narrow)
+
+
+def test_wilson_covers_the_rate_of_slices_with_copies():
+    random, covered = np.random.default_rng(0), {True: 0, False: 0}
+    groups = np.repeat(np.arange(60), np.tile([1, 1, 4], 20))
+    for _ in range(400):
+        wrong = (random.random(60) < 0.3)[groups]
+        for known in covered:
+            low, high = obj.wilson_interval(wrong.sum(), len(wrong), groups=groups if known else None)
+            covered[known] += low <= 0.3 <= high
+    assert covered[True] >= 372 > covered[False]
+
+
 def test_reliability_bins_are_open_below_and_closed_above():
     table = obj.reliability_table([0, 0], [[0.5, 0.25, 0.25], [1, 0, 0]], bins=2)
     assert table.rows.tolist() == [1, 1]
@@ -159,81 +228,6 @@ def test_reliability_holds_every_post_and_bounds_the_error():
         assert 0 <= obj.expected_calibration_error(y_true, probs) <= 1
     uniform = np.full((4, 3), 1 / 3)
     assert obj.reliability_table([0, 0, 1, 2], uniform, bins=3).rows.sum() == 4
-
-
-def test_confusion_metrics_of_a_stack_are_those_of_its_members():
-    stack = np.random.default_rng(0).integers(0, 30, size=(4, 5, 3, 3))
-    for name, values in obj.confusion_metrics(stack).items():
-        assert values.shape == (4, 5)
-        assert values[2, 3] == obj.confusion_metrics(stack[2, 3])[name]
-
-
-@pytest.mark.parametrize("metric", obj.confusion_metrics(np.eye(3, dtype=int)))
-def test_every_metric_has_an_interval_around_it(metric):
-    y_true, probs = _posts()
-    y_pred = probs.argmax(1)
-    low, high = obj.bootstrap_interval(y_true, y_pred, metric)
-    assert 0 <= low <= obj.score(y_true, probs)[metric] <= high <= 1
-    wide = obj.bootstrap_interval(y_true, y_pred, metric, level=0.99)
-    assert wide[0] <= low and high <= wide[1]
-    assert obj.bootstrap_interval(y_true, y_pred, metric) == (low, high)
-
-
-def test_intervals_of_perfect_and_single_predictions():
-    assert obj.bootstrap_interval([1], [1], "acc") == (1.0, 1.0)
-    assert obj.bootstrap_interval([0, 1, 2], [0, 1, 2], "acc") == (1.0, 1.0)
-    assert obj.bootstrap_interval([0, 1], [1, 0], "f1_macro") == (0.0, 0.0)
-
-
-def test_unknown_metric_lists_the_known_ones():
-    for call in (
-        lambda: obj.bootstrap_interval([0], [0], metric="f1"),
-        lambda: obj.paired_bootstrap([0], [0], [0], metric="f1"),
-    ):
-        with pytest.raises(ClipsentError, match="f1_macro"):
-            call()
-
-
-@pytest.mark.parametrize("call", [obj.mcnemar, obj.paired_bootstrap])
-def test_comparisons_refuse_answers_for_other_posts(call):
-    with pytest.raises(ClipsentError, match="pred_b"):
-        call([0, 1], [0, 1], [0])
-    with pytest.raises(ClipsentError, match="pred_a, row 1"):
-        call([0, 1], [0, 7], [0, 1])
-
-
-def test_paired_bootstrap_sees_a_clear_winner():
-    y_true, _ = _posts()
-    comparison = obj.paired_bootstrap(y_true, y_true, (y_true + 1) % 3)
-    assert comparison["difference"] == comparison["low"] == comparison["high"] == 1.0
-    assert comparison["p"] == pytest.approx(2 / 10_001)
-    assert obj.verdict(comparison) == "better"
-
-
-def test_paired_bootstrap_keeps_the_models_apart():
-    y_true, probs = _posts()
-    _, others = _posts(seed=1)
-    a, b = probs.argmax(1), others.argmax(1)
-    for metric in ("acc", "f1_neutral", "recall_macro"):
-        found = obj.paired_bootstrap(y_true, a, b, metric)
-        assert found["difference"] == pytest.approx(
-            obj.score(y_true, probs)[metric] - obj.score(y_true, others)[metric]
-        )
-
-
-def test_false_alarms_stay_near_five_percent():
-    random = np.random.default_rng(0)
-    alarms = {"bootstrap": 0, "mcnemar": 0}
-    for _ in range(200):
-        y_true = random.integers(3, size=300)
-        a, b = (np.where(random.random(300) < 0.6, y_true, random.integers(3, size=300)) for _ in range(2))
-        alarms["bootstrap"] += obj.verdict(obj.paired_bootstrap(y_true, a, b, samples=1000)) != "not distinguishable"
-        alarms["mcnemar"] += obj.mcnemar(y_true, a, b)["p"] < 0.05
-    assert alarms["bootstrap"] <= 20 and alarms["mcnemar"] <= 20
-
-
-def test_mcnemar_without_a_post_that_tells():
-    assert obj.mcnemar([0, 1], [0, 2], [0, 0]) == {"only_a": 0, "only_b": 0, "p": 1.0}
 
 
 @pytest.mark.parametrize(("errors", "total"), [(-1, 3), (4, 3), (1, 0)])

@@ -10,8 +10,9 @@ from clipsent_nb.cli import main
 from clipsent_nb.data import make_splits
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.predict import Classifier, predict_file
+from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import TrainConfig, fit
+from clipsent_nb.train import fit
 
 torch.set_num_threads(1)
 

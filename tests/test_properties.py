@@ -21,21 +21,13 @@ from clipsent_nb.badcases import rewrites_of
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
-from clipsent_nb.data import (
-    LABELS,
-    Audit,
-    assign_parts,
-    check_list,
-    fold_tables,
-    normalised_text,
-    read_list,
-    read_text,
-    write_together,
-)
+from clipsent_nb.data import LABELS, Audit, assign_parts, check_list, fold_tables, normalised_text, read_list
+from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
-from clipsent_nb.files import ClipsentError, atomic_write
+from clipsent_nb.files import ClipsentError, atomic_write, write_together
+from clipsent_nb.runs import TrainConfig
 from clipsent_nb.stage import flag, flags_of, words_of
-from clipsent_nb.train import TrainConfig, check_config, plain_config
+from clipsent_nb.train import check_config, plain_config
 
 MANY = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))

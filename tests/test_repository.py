@@ -73,7 +73,7 @@ def test_version_stands_in_one_place():
 
 
 def test_report_parameters_are_the_fields_of_the_configuration():
-    from clipsent_nb.train import TrainConfig
+    from clipsent_nb.runs import TrainConfig
 
     cells = json.loads((ROOT / "nbs/reports/run.ipynb").read_text(encoding="utf-8"))["cells"]
     [parameters] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from clipsent_nb.corruptions import CORRUPTIONS, corrupt_pixels, corrupt_text
+from clipsent_nb.corruptions import CORRUPTIONS
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.robustness import conclusion, losses, robustness
 from clipsent_nb.train import sample_run
@@ -43,18 +42,6 @@ def test_equal_answers_are_no_loss():
     )
     assert not (conditions.p_adjusted < 0.05).any()
     assert "None of the" in conclusion(conditions, summary)
-
-
-@pytest.mark.parametrize("name", [name for name, kind in CORRUPTIONS.items() if kind.modality == "image"])
-def test_severity_zero_changes_no_picture(name):
-    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(corrupt_pixels(pixels, ["a", "b"], name, 0), pixels)
-
-
-@pytest.mark.parametrize("name", [name for name, kind in CORRUPTIONS.items() if kind.modality == "text"])
-def test_severity_zero_changes_no_text(name):
-    text = "RT @me: What a day 😍 #GoodMood http://t.co/x"
-    assert corrupt_text(text, "7", name, 0) == text
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from clipsent_nb import train
 from clipsent_nb.data import make_splits
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.model import read_weights
+from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import Run, TrainConfig, fit
+from clipsent_nb.train import fit
 
 torch.set_num_threads(1)
 

@@ -26,11 +26,10 @@ from clipsent_nb.data import (
     find_pairs,
     inspect_post,
     make_splits,
-    open_image,
     read_list,
     read_split,
-    read_text,
 )
+from clipsent_nb.decoding import open_image, read_text
 from clipsent_nb.errors import picture_size
 from clipsent_nb.files import ClipsentError
 

@@ -17,13 +17,15 @@ from PIL import Image
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
-from clipsent_nb.data import LABELS, LONGEST_TEXT, make_splits, open_image, read_list, read_split
+from clipsent_nb.data import LABELS, make_splits, read_list, read_split
+from clipsent_nb.decoding import LONGEST_TEXT, open_image
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.inputs import PairInputs
 from clipsent_nb.model import load_processors, read_weights
 from clipsent_nb.predict import Classifier
+from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample, tiny_clip
-from clipsent_nb.train import Run, TrainConfig, fit, load_inputs, plain_config, sample_config, sample_run
+from clipsent_nb.train import fit, load_inputs, plain_config, sample_config, sample_run
 
 torch.set_num_threads(1)
 GUID = "1"  # of the post that is spoilt

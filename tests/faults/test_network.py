@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import logging
 import os
 import re
 import resource
@@ -17,18 +18,27 @@ import huggingface_hub.constants
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 from hub import FakeHub, commit, hang_up, reset, silence, status, trickle
 from transformers import AutoConfig
 
 from clipsent_nb import model
 from clipsent_nb.cli import main
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.model import fetch_encoder, load_encoder, load_processors
+from clipsent_nb.model import (
+    cached_encoder,
+    encoder_identity,
+    fetch_encoder,
+    load_encoder,
+    load_processors,
+    remove_halves,
+)
 from clipsent_nb.sample import tiny_clip, write_sample
 
 NAME = "someone/clip"
 WEIGHTS = "GET .*model.safetensors"
-OFFERS = "fetch it where there is a network with `hf download someone/clip`, or give a local folder as --model-name"
+ELSEWHERE = "fetch it where there is a network with `hf download someone/clip`, or give a local folder as --model-name"
+OFFERS = f"set HF_ENDPOINT to a mirror of the hub, {ELSEWHERE}"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(model, "WAITS", (0,))
+    monkeypatch.setattr(logging.getLogger("clipsent_nb"), "propagate", True)  # where caplog listens
 
     def guard(*arguments, **options):
         raise AssertionError(f"this process reached for the network: {arguments}")
@@ -151,7 +162,7 @@ def test_a_cache_that_others_filled_in_part_is_completed(hub, cache, missing):
 # A hub that cannot be reached, or does not answer
 
 
-def test_refused_connection(cache, monkeypatch, capfd):
+def test_refused_connection(cache, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
@@ -161,7 +172,7 @@ def test_refused_connection(cache, monkeypatch, capfd):
         r"--model-name someone/clip: no such folder here, and the hub does not deliver it \(ConnectError: .*refused\); "
     )
     assert re.fullmatch(expected + r"given up after 2 tries in \d+ s; " + re.escape(OFFERS), message)
-    assert capfd.readouterr().err.count("next try in 0.2 s") == 1
+    assert caplog.text.count("next try in 0.2 s") == 1
     assert not cache.exists() or not any(cache.iterdir())
 
 
@@ -200,6 +211,19 @@ def test_an_interrupt_ends_the_download(hub, cache):
         signal.signal(signal.SIGINT, before)
     assert not psutil.Process().children(recursive=True)
     assert_nothing_taken(cache)
+
+
+def test_an_ended_download_leaves_the_files_of_others(cache):
+    blobs, locks = cache / "blobs", cache.parent / ".locks" / cache.name
+    blobs.mkdir(parents=True)
+    halves = [blobs / f"{etag}.0123abcd.incomplete" for etag in ("orphan", "written")]
+    for half in halves:
+        half.write_bytes(b"half")
+    with FileLock(locks / "written.lock"):  # as the hub's client holds it while it writes
+        remove_halves(NAME)
+        assert [half.exists() for half in halves] == [False, True]
+    remove_halves(NAME)
+    assert not any(blobs.iterdir())
 
 
 # Connections that break
@@ -253,18 +277,18 @@ def test_a_connection_that_always_breaks(hub, cache, tiny, fault):
         (NAME, "api/models", status(403), "the hub refuses it (HfHubHTTPError: 403 Forbidden", "check the name"),
     ],
 )
-def test_refusals_are_not_tried_again(hub, cache, capfd, name, place, fault, what, remedy):
+def test_refusals_are_not_tried_again(hub, cache, caplog, name, place, fault, what, remedy):
     if place:
         hub.fail(place, fault)
     message = refused(name)
     assert message.startswith(f"--model-name {name}: {what}") and f"; not tried again; {remedy}" in message
     assert sum("/revision/" in request for request in hub.requests) == 1
-    assert "next try" not in capfd.readouterr().err
+    assert "next try" not in caplog.text
     assert_nothing_taken(cache)
 
 
 def test_names_that_no_hub_has(hub, cache):
-    for name in ("someone/clip@", "a b", "someone/cl--ip", "./clip", "some/where/clip"):
+    for name in ("someone/clip@", "a b", "someone/cl--ip", "./clip", "some/where/clip", "long" * 99):
         assert refused(name).startswith(f"--model-name {name}: no such folder, and no name")
     assert not hub.requests
 
@@ -309,13 +333,48 @@ def test_a_login_page_instead_of_the_hub(hub, cache):
     assert_nothing_taken(cache)
 
 
+# Mirrors
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "Content-Type"])
+def test_a_mirror_may_leave_out_what_is_not_needed(hub, cache, tiny, header):
+    hub.without = header
+    found = fetch_encoder(NAME)
+    assert (found / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+    assert encoder_identity(found) == f"{NAME}@{commit('main')}"
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit"])
+def test_a_mirror_without_what_the_client_needs_is_named(hub, cache, header):
+    hub.without = header
+    message = refused()
+    assert "what answers is not the hub, or a mirror that does not pass on the hub's headers ETag and X-Repo" in message
+    assert message.endswith("let HF_ENDPOINT name another mirror, or look whether this network wants a login")
+    assert "not tried again" in message
+    assert_nothing_taken(cache)
+
+
+# Which model it is
+
+
+def test_a_run_knows_the_commit_of_a_hub_model(hub, cache, tiny, tmp_path):
+    hub.folders["v1"] = Path(shutil.copytree(tiny, tmp_path / "v1"))
+    assert cached_encoder(NAME) is None
+    fetch_encoder(NAME), fetch_encoder(f"{NAME}@v1")
+    asked = len(hub.requests)
+    assert encoder_identity(cached_encoder(NAME)) == f"{NAME}@{commit('main')}"
+    assert encoder_identity(cached_encoder(f"{NAME}@v1")) == f"{NAME}@{commit('v1')}"
+    assert encoder_identity(cached_encoder(f"{NAME}@{commit('v1')}", weights=False)) == f"{NAME}@{commit('v1')}"
+    assert len(hub.requests) == asked
+
+
 # No network wanted
 
 
 def test_offline_asks_nobody(hub, cache, monkeypatch):
     no_process(monkeypatch)
     what = "not in the local cache, or not all of it, and --offline is set; the hub was not asked"
-    assert refused(offline=True) == f"--model-name {NAME}: {what}; {OFFERS}"
+    assert refused(offline=True) == f"--model-name {NAME}: {what}; {ELSEWHERE}"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refused()
     assert not hub.requests and not cache.exists()

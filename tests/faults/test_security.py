@@ -27,13 +27,15 @@ import clipsent_nb
 from clipsent_nb import stage
 from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrites_of
 from clipsent_nb.compare import compare, comparison_table, conclusion, contender, ranking_html
-from clipsent_nb.data import Audit, make_splits, read_split, read_text
+from clipsent_nb.data import Audit, make_splits, read_split
+from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
-from clipsent_nb.train import Run, fit, sample_config, sample_run
+from clipsent_nb.runs import Run
+from clipsent_nb.train import fit, sample_config, sample_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no file can be called <img> there")
 torch.set_num_threads(1)
