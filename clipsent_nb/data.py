@@ -138,11 +138,12 @@ def read_list(
     except ValueError as error:
         raise ClipsentError(path, str(error)) from error
     lines = [(number, line) for number, line in enumerate(re.split("\r\n|\n|\r", text), 1) if line.strip()]
+    delimiter = ","
     if lines and lines[0][1].lower().startswith("sep="):
-        del lines[0]
+        delimiter = lines.pop(0)[1].strip()[4:5] or delimiter
     if not lines:
         raise ClipsentError(path, "empty", todo=NO_LIST)
-    delimiter = "\t" if "\t" in lines[0][1] else ","
+    delimiter = "\t" if "\t" in lines[0][1] else delimiter
     rows, problems = [], []
     for number, line in lines:
         cells = _cells(line, delimiter)
@@ -238,7 +239,11 @@ def find_pairs(
     for row in rows.itertuples():
         post = files.get(row.guid, {"text": [], "image": []})
         whole = row.guid.removesuffix(".0")
-        hint = f", but one of {whole}: a program made a number of the guid" if whole != row.guid in files else ""
+        hint = (
+            f", but one of {whole}: a program made a number of the guid"
+            if row.guid not in files and whole in files
+            else ""
+        )
         for kind, suffix in (("text", "txt"), ("image", "jpg")):
             if not post[kind]:
                 problems.append(Problem(row.guid, f"data/{row.guid}.{suffix}", f"no {kind} of this name{hint}"))
