@@ -553,7 +553,7 @@ TINY_IMAGE_SIZE = 64  # pixels on each side
 def tiny_config(
     tokenizer: CLIPTokenizer,  # Gives the vocabulary size and the ids of the marks
 ) -> CLIPConfig:
-    "Describe a CLIP of two layers, width 64 and about 270 thousand parameters."
+    "Describe a CLIP of two layers, width 64 and about 260 thousand parameters."
     layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     marks = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("bos", "eos", "pad")}
     return CLIPConfig(
