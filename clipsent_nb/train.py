@@ -64,9 +64,9 @@ from clipsent_nb.model import (
     DualEncoderClassifier,
     HeadVariant,
     block_stack,
-    cached_encoder,
     check_encoder,
     check_parts,
+    digest_encoder,
     encoder_identity,
     fetch_encoder,
     load_encoder,
@@ -190,15 +190,14 @@ def plain_config(config: TrainConfig) -> dict[str, object]:
 
 # %% ../nbs/04_train.ipynb #10a997b1
 def identity(config: TrainConfig) -> dict[str, object]:
-    """What decides the numbers of a run: settings, and the content of the split files and of the encoder.
+    """What decides the numbers of a run: settings, and the content of the split files and of a local model.
 
     Raises ClipsentError if a split file is missing.
     """
     values = {name: value for name, value in plain_config(config).items() if name not in CARRIED_OUT}
-    model = resolved_model(config)
-    folder = model if isinstance(model, Path) else cached_encoder(model, weights=False)
-    if folder is not None:
-        values["model_name"] = encoder_identity(folder)
+    folder = resolved_model(config)
+    if isinstance(folder, Path):
+        values["model_name"] = digest_encoder(folder)
     for name in ("train_csv", "val_csv"):
         path = under_root(config, getattr(config, name))
         if not path.is_file():
@@ -593,6 +592,7 @@ def describe_run(config: TrainConfig, inputs: RunInputs, device: torch.device, b
         **plain_config(config),
         "format": RUN_FORMAT,
         "identity": identity(config),
+        "encoder": encoder_identity(inputs.encoder),
         "paths": "absolute or relative to the data root",
         "data_fingerprint": {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint},
         "left_out": inputs.left_out,
