@@ -226,7 +226,11 @@ def measures(
     found = seeds_interval(truth, rival.answers if rival.runs else rival.answers[0])
     names = [*SCORED, *(f"f1_{label}" for label in LABELS), "ece"]
     row = {f"val_{name}": scores[name].mean() for name in names} | {"val_ece_calibrated": float(np.mean(mended))}
-    row |= {"val_f1_macro_low": found["low"], "val_f1_macro_high": found["high"], "val_f1_macro_sd": scores.f1_macro.std()}
+    row |= {
+        "val_f1_macro_low": found["low"],
+        "val_f1_macro_high": found["high"],
+        "val_f1_macro_sd": scores.f1_macro.std(),
+    }
     row |= {"seeds": len(rival.runs), "leaked": rival.leaked}
     if rival.leaked:
         unseen = pd.DataFrame([run.metrics for run in rival.runs])

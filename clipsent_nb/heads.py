@@ -113,7 +113,11 @@ def summarise(
     for name, group in runs[runs.state == "done"].groupby(column):
         scores, found = group.val_f1_macro, seeds_interval(truth, answers[str(name)])
         spread = {"seeds": len(group), "val_f1_macro_sd": scores.std(), "val_f1_macro_min": scores.min()}
-        bounds = {"val_f1_macro_max": scores.max(), "val_f1_macro_low": found["low"], "val_f1_macro_high": found["high"]}
+        bounds = {
+            "val_f1_macro_max": scores.max(),
+            "val_f1_macro_low": found["low"],
+            "val_f1_macro_high": found["high"],
+        }
         means = group[MEANS + FURTHER].mean()
         rows.append(
             {column: name}
