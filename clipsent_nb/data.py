@@ -264,10 +264,9 @@ def post_file(
     Raises ClipsentError if the path or a link in it leads out of the data root and the project.
     """
     root = workspace.posts_root
-    file = root / path
-    homes = (root, root / "data", workspace.project_root)
-    end = os.path.realpath(file)
-    if not workspace.allow_outside and not any(Path(end).is_relative_to(os.path.realpath(home)) for home in homes):
+    file, end = root / path, os.path.realpath(root / path)
+    homes = (os.path.join(os.path.realpath(home), "") for home in (root, root / "data", workspace.project_root))
+    if not workspace.allow_outside and not any(end.startswith(home) for home in homes):
         raise ClipsentError(file, "leads out of the data root", todo="copy the file there, or use --allow-outside")
     return file
 
@@ -290,8 +289,9 @@ def perceptual_hash(image: Image.Image) -> str:
     'The 64-bit DCT hash of a picture as 16 hexadecimal digits, or "" if it is nearly blank: all blank pictures look alike.'
     import imagehash
 
-    small = np.asarray(image.convert("L").resize((32, 32)), dtype=np.float32)
-    return "" if small.std() < FLATTEST else str(imagehash.phash(image))
+    grey = image.convert("L")
+    levels = np.asarray(grey.resize((32, 32)), dtype=np.float32)
+    return "" if levels.std() < FLATTEST else str(imagehash.phash(grey))
 
 # %% ../nbs/00_data.ipynb #829d415c
 CONTENT = ["encoding", "text_digest", "image_digest", "text_key", "image_hash"]  # what split files say about files
