@@ -358,7 +358,7 @@ def halve_micro_batch(
     if features.device.type == "cuda":
         torch.cuda.empty_cache()
 
-
+# %% ../nbs/04_train.ipynb #d53cfa68
 def reserve_moments(optimizer: torch.optim.Optimizer) -> None:
     """Take the room for AdamW's two moments of all that is trained now.
 
