@@ -39,8 +39,9 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
+from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
-from .model import HeadVariant, cached_encoder, encoder_identity
+from .model import HeadVariant
 from .objective import LossName
 
 # %% ../nbs/04a_runs.ipynb #9ec16975

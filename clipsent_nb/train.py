@@ -42,12 +42,11 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
+from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, bucketed_batches, copies_in, load_posts, refresh_content
 from clipsent_nb.model import (
     DualEncoderClassifier,
     check_encoder,
-    encoder_identity,
-    fetch_encoder,
     load_encoder,
     load_exact,
     load_processors,
