@@ -445,6 +445,7 @@ def describe_start(
         "identity": identity(config),
         "paths": "absolute or relative to the data root",
         "data_fingerprint": {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint},
+        "encoder": encoder_identity(inputs.encoder),
         "left_out": inputs.left_out,
         "device": device.type,
         "threads": torch.get_num_threads(),
