@@ -12,7 +12,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'clipsent_nb.badcases.clean_default': ('badcases.html#clean_default', 'clipsent_nb/badcases.py'),
                                       'clipsent_nb.badcases.describe_cases': ('badcases.html#describe_cases', 'clipsent_nb/badcases.py'),
                                       'clipsent_nb.badcases.describe_rate': ('badcases.html#describe_rate', 'clipsent_nb/badcases.py'),
-                                      'clipsent_nb.badcases.digest_copies': ('badcases.html#digest_copies', 'clipsent_nb/badcases.py'),
                                       'clipsent_nb.badcases.draw_emoji': ('badcases.html#draw_emoji', 'clipsent_nb/badcases.py'),
                                       'clipsent_nb.badcases.drop_names': ('badcases.html#drop_names', 'clipsent_nb/badcases.py'),
                                       'clipsent_nb.badcases.drop_words': ('badcases.html#drop_words', 'clipsent_nb/badcases.py'),

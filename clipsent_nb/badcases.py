@@ -9,8 +9,8 @@ __all__ = ['BAD_CASES', 'FOLD_RUNS', 'UNLIKELY', 'KINDS', 'CHOSEN', 'EMOTICONS',
            'draw_emoji', 'drop_words', 'drop_names', 'vary_case', 'vary_ending', 'clean_default', 'rewrite_text',
            'read_cases', 'keep_unchanged', 'find_cases', 'augment_text', 'alter_picture', 'path_from', 'save_copy',
            'augment_images', 'name_copies', 'make_copy_rows', 'write_texts', 'find_sources', 'read_copies', 'merge',
-           'digest_copies', 'take_settings', 'predict_posts', 'train_folds', 'MiningReport', 'write_report',
-           'read_scored', 'mine', 'gallery']
+           'take_settings', 'predict_posts', 'train_folds', 'MiningReport', 'write_report', 'read_scored', 'mine',
+           'gallery']
 
 # %% ../nbs/09_badcases.ipynb #3be93255
 import random
@@ -23,10 +23,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from .data import LABELS, SPLIT_COLUMNS, fold_tables, in_threads, post_file, read_split, settle_problems
+from .data import LABELS, SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from .files import ClipsentError, Workspace, atomic_write, digest, listed, log, told, write_csv
 
-# %% ../nbs/09_badcases.ipynb #54033908
+# %% ../nbs/09_badcases.ipynb #123812b9
 from .features import TrainedModel
 from .inputs import content_fingerprint, copies_in, find_files, load_posts, refresh_content
 from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values, prediction_table
@@ -153,7 +153,7 @@ def score_posts(
     table = table[first + [name for name in table if name not in first]]
     return table.sort_values("label_quality", kind="stable", ignore_index=True)
 
-# %% ../nbs/09_badcases.ipynb #c1927b9a
+# %% ../nbs/09_badcases.ipynb #04a65287
 from .objective import wilson_interval
 
 CHOSEN = "the epoch was chosen by these posts, so the share of errors is a little low"
@@ -209,7 +209,7 @@ def draw_emoji(text: str, draw: random.Random) -> str:
     drawn = EMOTICON.sub(lambda found: EMOTICONS[found[0]], emoji.emojize(text))
     return drawn if drawn != text else replace_emoji(text)
 
-# %% ../nbs/09_badcases.ipynb #343b4bfe
+# %% ../nbs/09_badcases.ipynb #144ca909
 def drop_words(text: str, draw: random.Random) -> str:
     "Drop about half of the words without content, at least one; negations and words of feeling stay."
     words = text.split(" ")
@@ -304,7 +304,7 @@ def keep_unchanged(
         log.warning("%s", told(f"warning: {path}", what, "left out", "`clipsent mine` looks at them again"))
     return cases[~changed]
 
-# %% ../nbs/09_badcases.ipynb #be2da321
+# %% ../nbs/09_badcases.ipynb #601a1f47
 def find_cases(
     badcase_csv: Path,  # From `mine`; relative to the project root
     workspace: Workspace,  # Where the posts are
@@ -440,7 +440,7 @@ def augment_images(
     log.info("%d pictures for %d posts", len(rows), len(cases))
     return folder / IMAGE_COPIES.name
 
-# %% ../nbs/09_badcases.ipynb #64db3a46
+# %% ../nbs/09_badcases.ipynb #75f64a3c
 def name_copies(
     sources: pd.Series,  # Guid of each copy's source
     kind: Literal["ia", "ta"],  # Altered picture, altered text
@@ -454,19 +454,23 @@ def name_copies(
 
 # %% ../nbs/09_badcases.ipynb #9916bffb
 def make_copy_rows(
-    copies: pd.DataFrame,  # guid of the source, and path and digest of the part that was altered
+    copies: pd.DataFrame,  # guid of the source, and path of the part that was altered
     sources: pd.DataFrame,  # Rows of a split file for all sources
     kind: Literal["ia", "ta"],  # Altered picture, altered text
-    taken: pd.DataFrame,  # Rows of the training file
+    train: pd.DataFrame,  # Rows of the training file
+    workspace: Workspace,  # Where the files are
 ) -> pd.DataFrame:
-    "Copies as rows of a split file, without those that the training file has already."
-    part = {"ia": "image", "ta": "text"}[kind]
+    """Copies as rows of a split file, without those that the training file has already.
+
+    Raises ClipsentError if more of their files cannot be read than the workspace allows.
+    """
+    altered = {"ia": ["image_path"], "ta": ["text_path", "encoding"]}[kind]
     rows = sources.set_index("guid").loc[copies.guid].reset_index()
-    altered = {name: copies[name].to_numpy() for name in (f"{part}_path", f"{part}_digest")}
-    rows = rows.assign(**altered, **({"encoding": "utf-8"} if kind == "ta" else {}))
+    rows, problems = find_files(rows.assign(**{name: copies[name].to_numpy() for name in altered}), workspace)
+    settle_problems(problems, len(copies), "altered copies", workspace)
     content = rows.text_digest + rows.image_digest
-    rows = rows[~content.isin(taken.text_digest + taken.image_digest) & ~content.duplicated()]
-    return rows.assign(guid=name_copies(rows.guid, kind, taken.guid))
+    rows = rows[~content.isin(train.text_digest + train.image_digest) & ~content.duplicated()]
+    return rows.assign(guid=name_copies(rows.guid, kind, train.guid))[SPLIT_COLUMNS]
 
 # %% ../nbs/09_badcases.ipynb #c6c17806
 from .files import FORMULA
@@ -477,16 +481,16 @@ def write_texts(
     folder: Path,  # Receives the files
     root: Path,  # What paths are relative to
 ) -> pd.DataFrame:
-    "Write the altered texts to files; the copies with text_path and text_digest."
+    "Write the altered texts to files; the copies with text_path and encoding."
     texts, paths = copies.text_aug.str.replace(rf"^'(?={FORMULA})", "", regex=True), []
     for guid, text in zip(copies.guid, texts, strict=True):
         name = f"{re.sub(r'[^a-zA-Z0-9_.-]', '_', guid)}_{digest(f'{guid} {text}'.encode())[:8]}.txt"
         with atomic_write(folder / name) as file:
             file.write(text)
         paths.append(path_from(folder / name, root))
-    return copies.assign(text_path=paths, text_digest=[digest(text.encode()) for text in texts])
+    return copies.assign(text_path=paths, encoding="utf-8")
 
-# %% ../nbs/09_badcases.ipynb #10997c4a
+# %% ../nbs/09_badcases.ipynb #332dbe0e
 def find_sources(
     cases: pd.DataFrame,  # From `read_cases`
     train: pd.DataFrame,  # From `refresh_content`
@@ -527,9 +531,6 @@ def read_copies(
     return keep_unchanged(copies, sources, path)
 
 # %% ../nbs/09_badcases.ipynb #73ae7ad6
-from .caches import file_digests
-
-
 def merge(
     train_csv: Path = Path("outputs/splits/train.csv"),  # The posts to add to
     badcase_csv: Path = BAD_CASES,  # From `clipsent mine`; all files are relative to the project root
@@ -553,24 +554,14 @@ def merge(
     texts = read_copies(workspace.resolve(badcase_text_csv), "text_aug", sources)
     suspect = cases.guid[cases.kind.isin(["label", "conflict"])] if skip_suspect and "kind" in cases else []
     images, texts = (copies[~copies.guid.isin(suspect)] for copies in (images, texts))
-    images = images.assign(image_digest=digest_copies(images, badcase_image_csv, workspace))
     texts = write_texts(texts, output.parent / "badcase_text_aug", workspace.posts_root)
-    rows = [make_copy_rows(*part, train) for part in ((images, sources, "ia"), (texts, sources, "ta"))]
+    rows = [make_copy_rows(copies, sources, kind, train, workspace) for kind, copies in (("ia", images), ("ta", texts))]
     write_csv(pd.concat([train, *rows]), output)
     message = "%d posts, %d altered pictures, %d altered texts; %d copies were there already"
     log.info(message, len(train), *map(len, rows), len(images) + len(texts) - sum(map(len, rows)))
     if len(suspect):
         log.info("no copies of %d posts whose label is in doubt; --no-skip-suspect adds them", len(suspect))
     return output
-
-
-def digest_copies(copies: pd.DataFrame, path: Path, workspace: Workspace) -> list[str]:
-    "Digests of the altered pictures; raises ClipsentError if one is missing."
-    files = [post_file(image_path, workspace) for image_path in copies.image_path]
-    digests = file_digests(files, workspace.cache / "digests.json", workspace.num_workers)
-    if "" in digests:
-        raise ClipsentError(path, f"no picture {files[digests.index('')]}", todo="make the copies again")
-    return digests
 
 # %% ../nbs/09_badcases.ipynb #4880d228
 from .model import read_weights

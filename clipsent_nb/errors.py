@@ -48,7 +48,7 @@ def add_predictions(
     predicted = given.pred_label.reindex(split.guid).fillna(truth.reindex(split.guid)).to_numpy()
     return split.assign(pred_label=predicted, wrong=predicted != split.label)
 
-# %% ../nbs/10_errors.ipynb #cba1b0bf
+# %% ../nbs/10_errors.ipynb #1e9c0ff6
 from .inputs import content_fingerprint, find_files
 
 
@@ -250,7 +250,7 @@ AXES = {  # dimension: what it is, with its unit
     "agreement": "text alone and picture alone",
 }
 
-# %% ../nbs/10_errors.ipynb #8ad35634
+# %% ../nbs/10_errors.ipynb #1f46d508
 def cut(values: pd.Series, lower: Mapping[str, float]) -> pd.Series:
     "The bucket of each value, in the order of their lower bounds."
     return pd.cut(values, [*lower.values(), np.inf], right=False, labels=list(lower))
@@ -274,7 +274,7 @@ def bucket_posts(
     table = pd.DataFrame(buckets, index=posts.index)
     return table[[name for name in AXES if name in table]].apply(lambda column: column.cat.remove_unused_categories())
 
-# %% ../nbs/10_errors.ipynb #ce614c05
+# %% ../nbs/10_errors.ipynb #55724099
 def count_draws(
     wrong: np.ndarray,  # Whether each prediction was wrong [N]
     groups: np.ndarray,  # Number of each post's group of copies [N]
@@ -325,7 +325,7 @@ def plot_errors(
     axis.set_yticks(places, [f"{row.bucket}  (n={row.total})" for row in table.itertuples()])
     axis.set(xlim=(0, 100), ylim=(len(table) - 0.5, -0.5), xlabel="error rate (%), 95 % interval")
     axis.set_title(AXES[name], loc="left", fontsize="medium")
-    axis.legend(loc="lower right", fontsize="small")
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize="small")
 
 # %% ../nbs/10_errors.ipynb #3ccb7cb9
 def difference_p(

@@ -19,6 +19,7 @@ from clipsent_nb.badcases import (
     describe_cases,
     find_conflicts,
     gallery,
+    make_folds,
     merge,
     mine,
     read_scored,
@@ -31,6 +32,7 @@ from clipsent_nb.data import read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, read_table, write_csv
 from clipsent_nb.grid import Execution
+from clipsent_nb.inputs import refresh_content
 from clipsent_nb.train import fit, sample_config, sample_run
 
 CASES = Path("outputs/optimize/bad_cases.csv")
@@ -246,7 +248,7 @@ def test_kinds_and_reasons():
 
 
 def test_the_interval_of_the_error_rate_counts_copies_once():
-    alone, copied = (toy_scores(groups)[1] for groups in ("012345", "000345"))
+    alone, copied = (toy_scores(list(groups))[1] for groups in ("012345", "000345"))
     widths = []
     for table in (alone, copied):
         low, high = (float(part) for part in describe_cases(table).split("interval ")[1].split("%)")[0].split("% to "))
@@ -312,11 +314,13 @@ def test_a_post_called_na_is_mined_like_any_other(root):
 
 def test_out_of_fold_says_what_its_error_rate_is(root):
     config = sample_config(root, epochs=2, output_dir=Path("outputs/folds"))
+    posts = refresh_content(read_split(root / "outputs/splits/train.csv"), config)
+    for fold in make_folds(posts, config, 2):
+        fit(fold)
     plan = mine(config, folds=2, execution=Execution(dry_run=True))
     assert "2 runs" in plan and not (root / "outputs/folds/cells.json").exists()
     mined = mine(config, folds=2, output_csv=Path("out/oof.csv"), report=False)
-    train = read_split(root / "outputs/splits/train.csv")
-    assert sorted(mined.scored.guid) == sorted(train.guid) and mined.scored.cross_fitted.isin(train.label).all()
+    assert sorted(mined.scored.guid) == sorted(posts.guid) and mined.scored.cross_fitted.isin(posts.label).all()
     assert "the epoch was chosen by these posts" in str(mined) and mined.scored.split_digest.nunique() == 1
 
 

@@ -75,7 +75,7 @@ def test_only_wrong_rows_are_errors_and_the_split_is_found(root, tmp_path, split
         ("reason", "low_conf", "contradict"),
         ("reason", "other", "contradict"),
         ("pred_label", "joy", "none of the labels"),
-        ("true_label", "negative neutral", "not that of the split"),
+        ("true_label", "negative neutral", "unknown label"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(root, tmp_path, column, value, message):
@@ -84,6 +84,14 @@ def test_a_bad_row_is_named_and_nothing_is_written(root, tmp_path, column, value
     with pytest.raises(ClipsentError, match=message):
         analyse(root, table, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_was_corrected_since_is_noticed_in_a_list_without_digests(root, tmp_path):
+    table = bad_cases(root)
+    [third] = {"negative", "neutral", "positive"} - {table.true_label[0], table.pred_label[0]}
+    table.loc[0, "true_label"] = third
+    with pytest.raises(ClipsentError, match=f"guid {table.guid[0]}: true_label is not that of the split"):
+        analyse(root, table, tmp_path)
 
 
 def test_twice_the_same_post(root, tmp_path):
