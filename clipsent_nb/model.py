@@ -370,7 +370,8 @@ def load_encoder(
     Raises ClipsentError if it is no dual encoder, its file lacks weights or has some that are no numbers, or it wants to run code of its own.
     """
     quiet_transformers()
-    options, lacking = {"trust_remote_code": False, "dtype": torch.float32}, set()
+    options = {"trust_remote_code": False, "dtype": torch.float32}
+    lacking: set[str] = set()
     with _loading(folder, "the encoder cannot be loaded"):
         config = _plain_config(folder)
         if weights:
@@ -445,7 +446,9 @@ def load_processors(
     return tokenizer, image_processor
 
 # %% ../nbs/02_model.ipynb #d54443cf
-def feature_widths(encoder: nn.Module) -> tuple[int, int]:
+def feature_widths(
+    encoder: nn.Module,  # A dual encoder
+) -> tuple[int, int]:
     "The number of text features and of image features."
     config = encoder.config
     if hasattr(config, "projection_dim"):
@@ -551,7 +554,10 @@ HeadVariant = Literal["base", "ln", "mlp", "gated"]
 HIDDEN = 256  # width of each modality after its own layer
 
 # %% ../nbs/02_model.ipynb #fd256eea
-def layers(*widths: int, dropout: float) -> nn.Sequential:
+def layers(
+    *widths: int,  # Of the input, between the layers and of the output
+    dropout: float,  # Share of activations dropped in training
+) -> nn.Sequential:
     "Linear layers between `widths`, with ReLU and dropout after each but the last."
     parts: list[nn.Module] = []
     for inner, outer in zip(widths[:-1], widths[1:], strict=True):
@@ -562,11 +568,15 @@ def layers(*widths: int, dropout: float) -> nn.Sequential:
 class Gate(nn.Module):
     "Weigh image against text: [g * image ; (1 - g) * text] with g = sigmoid(W [image ; text])."
 
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self,
+        width: int,  # Of one modality
+    ) -> None:
         super().__init__()
         self.weigh = nn.Linear(2 * width, width)
 
     def forward(self, joined: Tensor) -> Tensor:
+        "Weighed features [B, 2 * width] from joined ones of the same shape."
         image, text = joined.chunk(2, dim=-1)
         gate = torch.sigmoid(self.weigh(joined))
         return torch.cat([gate * image, (1 - gate) * text], dim=-1)
@@ -635,8 +645,10 @@ class DualEncoderClassifier(nn.Module):
         return self.head(*self.features(input_ids, attention_mask, pixel_values))
 
 # %% ../nbs/02_model.ipynb #ee0eeade
-def tower_of(name: str) -> str:
-    "Which tower a parameter of a dual encoder belongs to: text, image or neither."
+def tower_of(
+    name: str,  # Of a parameter of a dual encoder
+) -> Literal["text", "image", "neither"]:
+    "Which tower a parameter belongs to."
     first = name.split(".")[0]
     return "text" if first.startswith("text") else "image" if first.startswith("vis") else "neither"
 
@@ -678,9 +690,9 @@ def set_trainable(
 # %% ../nbs/02_model.ipynb #b22add15
 def block_stack(
     encoder: nn.Module,  # A dual encoder
-    tower: str,  # text or image
+    tower: Literal["text", "image"],  # Which of the two
 ) -> str | None:
-    "The name of a tower's stack of blocks; None if it has several or none."
+    "The name of a tower's stack of blocks, such as text_model.encoder.layers; None if it has several or none."
     parts = [name for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList)]
     own = [name for name in parts if tower_of(name) == tower]
     return own[0] if len(own) == 1 else None
@@ -713,7 +725,9 @@ def replace_block_input(
         setattr(holder, name, blocks)
 
 # %% ../nbs/02_model.ipynb #7b6501d7
-def parameter_counts(model: nn.Module) -> dict[str, float]:
+def parameter_counts(
+    model: nn.Module,  # Any model
+) -> dict[str, float]:
     "How many million parameters a model has and how many of them are trained."
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return {

@@ -43,12 +43,12 @@ from .inputs import content_fingerprint, find_files
 from .model import HeadVariant, cached_encoder, encoder_identity
 from .objective import LossName
 
-# %% ../nbs/04a_runs.ipynb #156de1b1
+# %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
-
+# %% ../nbs/04a_runs.ipynb #156de1b1
 @settings
 class TrainConfig(Workspace):
     "Settings of one training run; relative paths are relative to the project root."

@@ -358,7 +358,7 @@ def halve_micro_batch(
     if features.device.type == "cuda":
         torch.cuda.empty_cache()
 
-
+# %% ../nbs/04_train.ipynb #d53cfa68
 def reserve_moments(optimizer: torch.optim.Optimizer) -> None:
     """Take the room for AdamW's two moments of all that is trained now.
 
@@ -445,6 +445,7 @@ def describe_start(
         "identity": identity(config),
         "paths": "absolute or relative to the data root",
         "data_fingerprint": {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint},
+        "encoder": encoder_identity(inputs.encoder),
         "left_out": inputs.left_out,
         "device": device.type,
         "threads": torch.get_num_threads(),

@@ -133,6 +133,11 @@ def test_missing_weights_are_an_error(tmp_path):
         load_encoder(tmp_path)
 
 
+def test_missing_processors_are_an_error(folder):
+    with pytest.raises(ClipsentError, match="tokenizer or image processor cannot be loaded"):
+        load_processors(folder)
+
+
 def test_offline_does_not_touch_the_network(monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError

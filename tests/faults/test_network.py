@@ -198,7 +198,10 @@ def test_patience_bounds_the_waits(hub, cache, monkeypatch):
 
 
 def test_an_interrupt_ends_the_download(hub, cache):
+    pressed = []
+
     def interrupted(request):
+        pressed.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
         trickle(request)
 
@@ -207,6 +210,7 @@ def test_an_interrupt_ends_the_download(hub, cache):
     try:
         with pytest.raises(KeyboardInterrupt):
             fetch_encoder(NAME, patience=30)
+        assert time.monotonic() - pressed[0] < 2
     finally:
         signal.signal(signal.SIGINT, before)
     assert not psutil.Process().children(recursive=True)
