@@ -36,7 +36,9 @@ COMMANDS = {
     "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
     "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
     "compare": Command("compare", "compare", "compare runs with a baseline and with simple references"),
-    "run": Command("stage", "run_stage", "do all of this in order from one file of settings, skipping what is complete"),
+    "run": Command(
+        "stage", "run_stage", "do all of this in order from one file of settings, skipping what is complete"
+    ),
 }
 
 # %% ../nbs/cli.ipynb #a3864644
