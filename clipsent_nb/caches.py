@@ -284,16 +284,17 @@ def pixel_rows(
     paths: Sequence[Path | str],  # Pictures
     keys: Sequence[str],  # The digests of their files
     workers: int = 0,  # Threads; 0: one per processor
+    block: int = COMMIT_EVERY,  # Pictures that are committed together
 ) -> tuple[np.ndarray, dict[str, ClipsentError]]:
     "The row of each picture, int64 [N], -1 where it cannot be decoded; and what is wrong with these, by key."
     files, broken = dict(zip(keys, paths, strict=True)), {}
 
     def make(lacking: list[str]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
         with progress_bar(total=len(lacking), description="decoding pictures") as bar:
-            for start in range(0, len(lacking), COMMIT_EVERY):
-                block, good = lacking[start : start + COMMIT_EVERY], {}
-                results = in_threads(lambda key: decode(preprocessor, files[key], key), block, worker_count(workers))
-                for key, result in zip(block, results, strict=True):
+            for start in range(0, len(lacking), block):
+                names, good = lacking[start : start + block], {}
+                results = in_threads(lambda key: decode(preprocessor, files[key], key), names, worker_count(workers))
+                for key, result in zip(names, results, strict=True):
                     (broken if isinstance(result, ClipsentError) else good)[key] = result
                     bar.update()
                 yield list(good), list(good.values())

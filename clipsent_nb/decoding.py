@@ -50,7 +50,7 @@ def decode_unicode(raw: bytes) -> tuple[str, str] | None:
 def _decoded(raw: bytes, encoding: str) -> str | None:
     try:
         return raw.decode(encoding)
-    except UnicodeDecodeError:
+    except (UnicodeError, LookupError):
         return None
 
 # %% ../nbs/00c_decoding.ipynb #3acd71b1
@@ -80,11 +80,11 @@ def _unusual_chinese(character: str) -> bool:
 def guess_encodings(
     raws: Iterable[bytes],  # The texts of a folder, or one
 ) -> list[str]:
-    'The encoding of each text that is not UTF-8, "" for the others.'
+    'The encoding of each text; "" if it is UTF-8 or the like, or in none of `LEGACY`.'
     counts = [[doubts(raw, encoding) for encoding in LEGACY] if is_legacy(raw) else [] for raw in raws]
     clear = [LEGACY[np.argmin(own)] for own in counts if len(set(own)) > 1]
     order = sorted(range(len(LEGACY)), key=lambda i: -clear.count(LEGACY[i]))
-    return [LEGACY[min(order, key=own.__getitem__)] if own else "" for own in counts]
+    return [LEGACY[min(order, key=own.__getitem__)] if min(own, default=math.inf) < math.inf else "" for own in counts]
 
 
 def is_legacy(raw: bytes) -> bool:
@@ -104,11 +104,13 @@ def decode_text(
     Raises ValueError that says what is wrong with them.
     """
     if (found := decode_unicode(raw)) is None:
-        encoding = encoding or guess_encodings([raw])[0]
-        found = _decoded(raw, encoding), encoding
+        auto = encoding in ("", "utf-16", "cesu-8")  # the last two are read above, unless the file has changed
+        legacy = guess_encodings([raw])[0] if auto else encoding
+        if not legacy or (text := _decoded(raw, legacy)) is None:
+            tried = " or ".join(dict.fromkeys(("utf-8", *(LEGACY if auto else (encoding,)))))
+            raise ValueError(f"not {tried}; save the file as UTF-8, or name what it is in by --encoding")
+        found = text, legacy
     text, encoding = found
-    if text is None:
-        raise ValueError(f"neither UTF-8 nor {encoding}; save the file as UTF-8, or name what it is in by --encoding")
     if "\0" in text:
         raise ValueError("holds null bytes, so it is no text, or UTF-16 without its mark; save the file as UTF-8")
     return text.removeprefix("\ufeff"), encoding

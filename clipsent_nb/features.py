@@ -30,14 +30,14 @@ from torch.utils.checkpoint import checkpoint
 
 from .caches import Ragged, RowStore, fill
 from .files import ClipsentError, Workspace, digest, first_line, listed, log, progress_bar, told
-from .inputs import PairInputs, bucketed_batches, to_device
+from .hub import fetch_encoder
+from .inputs import PairInputs, bucketed_batches, image_batch, text_batch, to_device
 from clipsent_nb.model import (
     BELOW_THE_BLOCKS,
     DualEncoderClassifier,
     block_stack,
     check_parts,
     feature_widths,
-    fetch_encoder,
     image_features,
     load_encoder,
     load_exact,
@@ -197,9 +197,9 @@ def uniform_batches(
 def tower_features(model: DualEncoderClassifier, inputs: PairInputs, tower: Tower, rows: np.ndarray, device) -> Tensor:
     "The features that one tower makes of some posts [B, width]."
     if tower == "text":
-        batch = inputs.text_batch(rows, device, multiple=16)
+        batch = text_batch(inputs, rows, device, multiple=16)
         return text_features(model.encoder, batch["input_ids"], batch["attention_mask"])
-    return image_features(model.encoder, inputs.image_batch(rows, device))
+    return image_features(model.encoder, image_batch(inputs, rows, device))
 
 # %% ../nbs/04b_features.ipynb #82ce079e
 BLOCK_POSTS = 1024  # that are committed together

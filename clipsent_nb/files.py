@@ -212,7 +212,11 @@ def read_table(
     with open(path, "rb") as file:
         encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding)
+        with open(path, encoding=encoding) as file:
+            first = file.readline(99).strip()  # a spreadsheet may say its separator there
+        sep, skiprows = (first[4:], 1) if re.fullmatch("sep=.", first) else (",", 0)
+        options = {"sep": sep, "skiprows": skiprows, "encoding": encoding}
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
         raise ClipsentError(path, f"not a CSV file ({first_line(error)})", todo=todo) from error
     if missing := [column for column in columns if column not in table]:

@@ -28,7 +28,7 @@ import pandas as pd
 from .caches import worker_count
 from .data import LABELS
 from .files import ClipsentError, digest, formula_safe, listed, read_json, run_lock, write_csv, write_json
-from .model import fetch_encoder
+from .hub import fetch_encoder
 from .report import end_of_report, execute, run_report, start_report
 from .runs import TrainConfig, identity, resolved_model
 from .train import CARRIED_OUT, check_config, fit, load_inputs, plain_config, ranks, under_root

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['bucketed_batches', 'augmentation', 'augment_pixels', 'Padding', 'label_numbers', 'PairInputs', 'to_device',
-           'inputs_from_memory', 'find_files', 'content_fingerprint', 'load_tokens', 'load_posts', 'refresh_content',
-           'copies_in']
+           'text_batch', 'image_batch', 'make_batch', 'inputs_from_memory', 'find_files', 'content_fingerprint',
+           'load_tokens', 'load_posts', 'refresh_content', 'copies_in']
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import json
@@ -186,53 +186,59 @@ class PairInputs:
         parts = [self.guids, self.labels.tolist(), self.text_keys, self.image_keys, how]
         return digest(json.dumps(parts).encode())
 
-    def batch(
-        self,
-        indices: Sequence[int] | np.ndarray,  # Which posts, in this order
-        device: str | torch.device = "cpu",  # Where the tensors shall be
-        augment_seed: int | None = None,  # Augment the pictures with this seed; None: do not
-        multiple: int = 1,  # Pad texts to a multiple of so many tokens, for few different shapes
-    ) -> dict[str, torch.Tensor]:
-        "input_ids and attention_mask [B, L], pixel_values float32 [B, 3, H, W], labels [B]."
-        indices = np.asarray(indices, dtype=np.int64)
-        return {
-            **self.text_batch(indices, device, multiple),
-            "pixel_values": self.image_batch(indices, device, augment_seed),
-            "labels": to_device(self.labels[indices], device),
-        }
+    def batch(self, indices: Sequence[int] | np.ndarray, *where: object, **how: object) -> dict[str, torch.Tensor]:
+        "See `make_batch`."
+        return make_batch(self, np.asarray(indices, dtype=np.int64), *where, **how)
 
-    def text_batch(
-        self,
-        indices: np.ndarray,  # Which posts, int64 [B]
-        device: str | torch.device = "cpu",  # Where the tensors shall be
-        multiple: int = 1,  # Pad texts to a multiple of so many tokens
-    ) -> dict[str, torch.Tensor]:
-        "input_ids and attention_mask, int64 [B, L]."
-        width = self.padding.width_of(max(int(self.lengths[indices].max(initial=0)), 1), multiple)
-        ids, real = self.tokens.padded(indices, width, self.padding.pad_id)
-        mask = real if self.padding.width is None else np.ones_like(real)
-        return {
-            "input_ids": to_device(ids.astype(np.int64), device),
-            "attention_mask": to_device(mask.astype(np.int64), device),
-        }
-
-    def image_batch(
-        self,
-        indices: np.ndarray,  # Which posts, int64 [B]
-        device: str | torch.device = "cpu",  # Where the tensor shall be
-        augment_seed: int | None = None,  # Augment the pictures with this seed; None: do not
-    ) -> torch.Tensor:
-        "Normalised pixels, float32 [B, 3, H, W]."
-        pixels = to_device(np.array(self.pixels[self.rows[indices]]), device)
-        if augment_seed is not None:
-            pixels = augment_pixels(pixels.float() / 255, augment_seed) * 255
-        return self.preprocessor.normalise(pixels)
-
-
+# %% ../nbs/01_inputs.ipynb #b734c646
 def to_device(array: np.ndarray, device: str | torch.device) -> torch.Tensor:
     "The array on a device; to a GPU it travels from pinned memory while the program goes on."
     tensor, device = torch.from_numpy(array), torch.device(device)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def text_batch(
+    inputs: PairInputs,
+    indices: np.ndarray,  # Which posts, int64 [B]
+    device: str | torch.device = "cpu",  # Where the tensors shall be
+    multiple: int = 1,  # Pad texts to a multiple of so many tokens, for few different shapes
+) -> dict[str, torch.Tensor]:
+    "input_ids and attention_mask, int64 [B, L]."
+    width = inputs.padding.width_of(max(int(inputs.lengths[indices].max(initial=0)), 1), multiple)
+    ids, real = inputs.tokens.padded(indices, width, inputs.padding.pad_id)
+    mask = real if inputs.padding.width is None else np.ones_like(real)
+    return {
+        "input_ids": to_device(ids.astype(np.int64), device),
+        "attention_mask": to_device(mask.astype(np.int64), device),
+    }
+
+
+def image_batch(
+    inputs: PairInputs,
+    indices: np.ndarray,  # Which posts, int64 [B]
+    device: str | torch.device = "cpu",  # Where the tensor shall be
+    augment_seed: int | None = None,  # Augment the pictures with this seed; None: do not
+) -> torch.Tensor:
+    "Normalised pixels, float32 [B, 3, H, W]."
+    pixels = to_device(np.array(inputs.pixels[inputs.rows[indices]]), device)
+    if augment_seed is not None:
+        pixels = augment_pixels(pixels.float() / 255, augment_seed) * 255
+    return inputs.preprocessor.normalise(pixels)
+
+
+def make_batch(
+    inputs: PairInputs,
+    indices: np.ndarray,  # Which posts, int64 [B]
+    device: str | torch.device = "cpu",  # Where the tensors shall be
+    augment_seed: int | None = None,  # Augment the pictures with this seed; None: do not
+    multiple: int = 1,  # Pad texts to a multiple of so many tokens
+) -> dict[str, torch.Tensor]:
+    "input_ids and attention_mask [B, L], pixel_values float32 [B, 3, H, W], labels [B]."
+    return {
+        **text_batch(inputs, indices, device, multiple),
+        "pixel_values": image_batch(inputs, indices, device, augment_seed),
+        "labels": to_device(inputs.labels[indices], device),
+    }
 
 # %% ../nbs/01_inputs.ipynb #3744ff73
 def inputs_from_memory(

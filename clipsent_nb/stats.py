@@ -139,20 +139,28 @@ def total_variance(
 
     Source: Satterthwaite, 1946, "An Approximate Distribution of Estimates of Variance Components".
     """
-    variance = (shifts**2).sum() + max(0.0, sum(mean.between - mean.within for mean in means))
-    doubt = (shifts**4).sum() + sum(mean.between**2 / (mean.seeds - 1) for mean in means if mean.seeds > 1)
+    seeded = [mean for mean in means if mean.seeds > 1]
+    variance = (shifts**2).sum() + max(0.0, sum(mean.between - mean.within for mean in seeded))
+    doubt = sum(mean.between**2 / (mean.seeds - 1) for mean in seeded)
+    if len(seeded) == 1 and variance > 0:
+        doubt /= max(seeded[0].between / variance, 0.5)
+    doubt += (shifts**4).sum()
     return float(variance), float(max(1.0, variance**2 / doubt)) if doubt > 0 else 1.0
 
 # %% ../nbs/03a_stats.ipynb #123184f3
 def answers_mean(
     y_true: ArrayLike,  # Class ids [N]
     answers: ArrayLike,  # Class ids [N], [seeds, N] or [seeds, versions, N]
-    *options: object,  # Further arguments of `jackknife`
+    metric: str = "f1_macro",  # A key of `metrics_from_counts`
+    groups: ArrayLike | None = None,  # Posts with one label count as one draw [N]; None: each post does
+    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    name: str = "answers",  # What to call them in an error
 ) -> SeedMean:
-    "The mean score over seeds; raises ClipsentError for ids that are none."
-    scores, shifts = jackknife(y_true, answers, *options)
-    versions = scores.ndim == 2
-    return seed_mean(scores.mean(axis=1), shifts.mean(axis=1)) if versions else seed_mean(scores, shifts)
+    "The mean score over seeds; raises ClipsentError for ids that are none or an unknown metric."
+    scores, shifts = jackknife(y_true, answers, metric, groups, labels, name)
+    if scores.ndim == 2:
+        scores, shifts = scores.mean(axis=1), shifts.mean(axis=1)
+    return seed_mean(scores, shifts)
 
 # %% ../nbs/03a_stats.ipynb #eeab92b7
 from scipy.special import expit, logit
@@ -384,9 +392,10 @@ def rank_runs(
     covariance = shifts @ shifts.T + seeds_part * np.eye(len(means))
     luck = random.multivariate_normal(np.zeros(len(means)), covariance, samples, check_valid="ignore", method="eigh")
     scores = np.array([mean.mean for mean in means])
-    leads = np.array([scores, *luck])  # row 0 as observed
-    highest = np.where(np.eye(len(means), dtype=bool), -np.inf, leads[:, None, :]).max(axis=-1) - leads
-    p = (highest[1:] >= highest[0]).mean(axis=0)
+    drawn = np.array([scores, *luck])  # row 0 as observed
+    second, first = np.sort(np.column_stack([np.full(len(drawn), -np.inf), drawn]), axis=1)[:, -2:].T[..., None]
+    behind = np.where(drawn == first, second, first) - drawn  # the best of the others
+    p = (behind[1:] >= behind[0]).mean(axis=0)
     table = pd.DataFrame({"run": list(answers), "score": scores, "seeds": [mean.seeds for mean in means]})
-    table = table.assign(behind=highest[0], p=p, may_be_best=p >= 1 - level)
+    table = table.assign(behind=behind[0], p=p, may_be_best=p >= 1 - level)
     return table.sort_values("score", ascending=False, ignore_index=True, kind="stable")

@@ -42,12 +42,11 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
+from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, bucketed_batches, copies_in, load_posts, refresh_content
 from clipsent_nb.model import (
     DualEncoderClassifier,
     check_encoder,
-    encoder_identity,
-    fetch_encoder,
     load_encoder,
     load_exact,
     load_processors,
@@ -358,7 +357,7 @@ def halve_micro_batch(
     if features.device.type == "cuda":
         torch.cuda.empty_cache()
 
-
+# %% ../nbs/04_train.ipynb #d53cfa68
 def reserve_moments(optimizer: torch.optim.Optimizer) -> None:
     """Take the room for AdamW's two moments of all that is trained now.
 
@@ -445,6 +444,7 @@ def describe_start(
         "identity": identity(config),
         "paths": "absolute or relative to the data root",
         "data_fingerprint": {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint},
+        "encoder": encoder_identity(inputs.encoder),
         "left_out": inputs.left_out,
         "device": device.type,
         "threads": torch.get_num_threads(),

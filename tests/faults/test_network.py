@@ -22,17 +22,11 @@ from filelock import FileLock
 from hub import FakeHub, commit, hang_up, reset, silence, status, trickle
 from transformers import AutoConfig
 
-from clipsent_nb import model
+from clipsent_nb import hub
 from clipsent_nb.cli import main
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.model import (
-    cached_encoder,
-    encoder_identity,
-    fetch_encoder,
-    load_encoder,
-    load_processors,
-    remove_halves,
-)
+from clipsent_nb.hub import cached_encoder, encoder_identity, fetch_encoder, remove_halves
+from clipsent_nb.model import load_encoder, load_processors
 from clipsent_nb.sample import tiny_clip, write_sample
 
 NAME = "someone/clip"
@@ -56,7 +50,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(model, "WAITS", (0,))
+    monkeypatch.setattr(hub, "WAITS", (0,))
     monkeypatch.setattr(logging.getLogger("clipsent_nb"), "propagate", True)  # where caplog listens
 
     def guard(*arguments, **options):
@@ -166,7 +160,7 @@ def test_refused_connection(cache, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(model, "WAITS", (0.2,))
+    monkeypatch.setattr(hub, "WAITS", (0.2,))
     message = refused()
     expected = (
         r"--model-name someone/clip: no such folder here, and the hub does not deliver it \(ConnectError: .*refused\); "
@@ -192,13 +186,16 @@ def test_patience_bounds_a_hub_that_hangs(hub, cache, place, fault):
 
 
 def test_patience_bounds_the_waits(hub, cache, monkeypatch):
-    monkeypatch.setattr(model, "WAITS", (0, 40, 40))
+    monkeypatch.setattr(hub, "WAITS", (0, 40, 40))
     hub.fail("api/models", status(503))
     assert "given up after 2 tries" in refused(patience=30)
 
 
 def test_an_interrupt_ends_the_download(hub, cache):
+    pressed = []
+
     def interrupted(request):
+        pressed.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
         trickle(request)
 
@@ -207,6 +204,7 @@ def test_an_interrupt_ends_the_download(hub, cache):
     try:
         with pytest.raises(KeyboardInterrupt):
             fetch_encoder(NAME, patience=30)
+        assert time.monotonic() - pressed[0] < 2
     finally:
         signal.signal(signal.SIGINT, before)
     assert not psutil.Process().children(recursive=True)

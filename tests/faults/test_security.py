@@ -30,7 +30,7 @@ from clipsent_nb.compare import compare, comparison_table, conclusion, contender
 from clipsent_nb.data import Audit, make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
-from clipsent_nb.files import ClipsentError, write_json
+from clipsent_nb.files import ClipsentError, Workspace, write_json
 from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
@@ -264,7 +264,7 @@ def real_pages(root: Path) -> dict[str, Path]:
     from clipsent_nb.grid import grid, optimize
     from clipsent_nb.heads import heads
     from clipsent_nb.preprocess import preprocess
-    from clipsent_nb.robustness import robustness
+    from clipsent_nb.robustness import CorruptionSettings, robustness
 
     quiet = {"progress": False}
     config = sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip")
@@ -274,7 +274,7 @@ def real_pages(root: Path) -> dict[str, Path]:
     mine(config, "val", weights=root.resolve() / OPTIMIZE / "clip", **quiet)
     errors(OPTIMIZE / "clip", project_root=root, min_count=2, **quiet)
     compare(replace(config, head_variant="base", output_dir=OPTIMIZE / "baseline"), **quiet)
-    robustness(OPTIMIZE / "clip", project_root=root, corruptions="keyboard", severities="1", **quiet)
+    robustness(OPTIMIZE / "clip", settings=CorruptionSettings("keyboard", "1"), workspace=Workspace(root))
     axes = (f"train_csv={Path(train).relative_to(root)},outputs/splits/train.csv",)
     one = {"batch_sizes": "16", "lrs": "1e-4", "weight_decays": "0.01", "dropouts": "0.1"}
     grid(replace(config, output_dir=OPTIMIZE / "grid_search"), axes=axes, **one, **at)
