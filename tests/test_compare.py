@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from clipsent_nb.compare import (
-    Contender,
     against_baseline,
     best_of,
     calibrated,
@@ -23,6 +22,7 @@ from clipsent_nb.compare import (
     settings_apart,
 )
 from clipsent_nb.files import ClipsentError, write_json
+from clipsent_nb.heads import Contender
 from clipsent_nb.runs import Run
 from clipsent_nb.train import fit, sample_config, sample_run
 

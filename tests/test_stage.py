@@ -267,9 +267,7 @@ def test_commands_understand_the_default_settings(name):
     places = [value for value in call.values() if isinstance(value, Workspace)]
     assert [place.posts_root for place in places] == [Path("raw")]
     assert [word for word in ("train", "batch") if word in plan.step.tables] == [
-        table
-        for table, field in (("train", "epochs"), ("batch", "jobs"))
-        if field in settable(load(plan.step.command))
+        table for table, field in (("train", "epochs"), ("batch", "jobs")) if field in settable(load(plan.step.command))
     ]
 
 
@@ -294,7 +292,8 @@ def test_a_call_that_finds_all_complete_imports_no_torch(project):
     code = f"""
 import sys
 from pathlib import Path
-from clipsent_nb.stage import Workspace, run_stage
+from clipsent_nb.files import Workspace
+from clipsent_nb.stage import run_stage
 print(run_stage(None, Workspace(Path({str(project.root)!r}))))
 assert not {{"torch", "transformers", "matplotlib"}} & set(sys.modules)
 """
