@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from clipsent_nb.batches import Execution
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.grid import Execution
 from clipsent_nb.heads import CROSS_FITTED, heads, make_contender, read_variants, validation_posts
 from clipsent_nb.preprocess import preprocess, read_rule_sets
 from clipsent_nb.runs import Run

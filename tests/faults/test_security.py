@@ -26,12 +26,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 import clipsent_nb
 from clipsent_nb import stage
 from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrite_text
+from clipsent_nb.batches import collect
 from clipsent_nb.compare import compare, comparison_table, conclusion, contender, ranking_html
 from clipsent_nb.data import Audit, make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, Workspace, write_json
-from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
+from clipsent_nb.grid import Batch, RayTasks, write_comparison
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
