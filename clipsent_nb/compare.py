@@ -318,7 +318,7 @@ def plot_calibration(
     axis.legend(loc="upper left", fontsize="small")
 
 # %% ../nbs/12_compare.ipynb #964499e2
-from .grid import collect
+from .batches import collect
 
 
 def pick_best(

@@ -24,7 +24,7 @@ from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError, Workspace, atomic_write, write_together
 from clipsent_nb.runs import TrainConfig, config_values
-from clipsent_nb.stage import Plan
+from clipsent_nb.stage import DECIDED, Plan
 
 MANY = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))
@@ -109,8 +109,8 @@ def test_settings_survive_a_file_of_settings_a_command_line_and_a_run_folder(con
 @SOME
 @given(CONFIGS)
 def test_the_table_of_shared_settings_reaches_every_step_that_trains(config):
-    decided = {"project_root", "data_root", "output_dir", "train_csv"}
-    shared = {name: value for name, value in config_values(config).items() if name not in decided and value is not None}
+    values = config_values(config)
+    shared = {name: value for name, value in values.items() if name not in DECIDED and value is not None}
     root = Workspace(config.project_root)
     for name in ("baseline", "grid", "heads"):
         [call] = Plan(name, {"train": shared, "batch": {}, name: {}}, root).calls
