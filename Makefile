@@ -1,11 +1,11 @@
-# make setup | demo | test | lab | readme | bench | clean
+# make setup | demo | test | lab | readme | templates | bench | clean
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lab readme bench clean
+.PHONY: setup demo test lab readme templates bench clean
 
 setup: .venv/.installed
 
@@ -34,6 +34,10 @@ lab: setup
 
 readme: setup
 	$(BIN)/python tests/readme.py > README.md
+
+# The cell of parameters of nbs/reports/run.ipynb, from the fields of TrainConfig
+templates: setup
+	$(BIN)/python tests/templates.py
 
 # An hour or so; BENCH="--quick" for minutes. Without flags on a generated sample and a random ViT-B/32.
 bench: setup

@@ -17,7 +17,8 @@ import torch
 from common import parser, reference, write
 
 from clipsent_nb.features import bf16_able, bf16_fast
-from clipsent_nb.model import fetch_encoder, quiet_transformers
+from clipsent_nb.hub import fetch_encoder
+from clipsent_nb.model import quiet_transformers
 from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import fit, load_inputs, new_model
 

@@ -16,7 +16,8 @@ from common import interleave, parser, reference, told, write
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from clipsent_nb.model import fetch_encoder, quiet_transformers
+from clipsent_nb.hub import fetch_encoder
+from clipsent_nb.model import quiet_transformers
 from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import Progress, Trainer, load_inputs, train_epoch
 

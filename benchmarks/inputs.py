@@ -10,8 +10,8 @@ from pathlib import Path
 import plain
 from common import interleave, parser, reference, told, write
 
+from clipsent_nb.hub import fetch_encoder
 from clipsent_nb.inputs import bucketed_batches
-from clipsent_nb.model import fetch_encoder
 from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import load_inputs
 

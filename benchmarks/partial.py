@@ -15,7 +15,8 @@ from common import interleave, parser, reference, told, write
 from tqdm import tqdm
 
 from clipsent_nb.features import bf16_able, bf16_fast
-from clipsent_nb.model import fetch_encoder, quiet_transformers, set_trainable
+from clipsent_nb.hub import fetch_encoder
+from clipsent_nb.model import quiet_transformers, set_trainable
 from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import (
     Progress,

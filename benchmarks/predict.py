@@ -14,8 +14,9 @@ from common import interleave, parser, reference, told, write
 
 from clipsent_nb.data import read_split
 from clipsent_nb.features import bf16_able
+from clipsent_nb.hub import fetch_encoder
 from clipsent_nb.inputs import PairInputs
-from clipsent_nb.model import fetch_encoder, load_processors
+from clipsent_nb.model import load_processors
 from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import new_model, plain_config, predict_probabilities
 

@@ -14,8 +14,9 @@ from common import interleave, parser, reference, told, write
 from tqdm import tqdm
 
 from clipsent_nb.features import bf16_able
+from clipsent_nb.hub import fetch_encoder
 from clipsent_nb.inputs import bucketed_batches
-from clipsent_nb.model import fetch_encoder, quiet_transformers
+from clipsent_nb.model import quiet_transformers
 from clipsent_nb.runs import resolved_model
 from clipsent_nb.train import Progress, Trainer, load_inputs, new_model, train_epoch
 

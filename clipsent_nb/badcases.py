@@ -602,7 +602,7 @@ def predict_posts(
     return table.assign(met=np.where(table.guid.isin(met), "yes", "no"))
 
 # %% ../nbs/09_badcases.ipynb #d36edb53
-from .grid import Execution, run_many
+from .batches import Execution, run_many
 
 
 def train_folds(

@@ -17,16 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .cleaning import clean_text, cleaning_fingerprint
 from .data import in_threads
 from .decoding import open_image
 from .files import ClipsentError, atomic_write, digest, locked, named, progress_bar, read_json
+
+if TYPE_CHECKING:
+    import torch
 
 # %% ../nbs/01b_caches.ipynb #353c4c92
 class ImagePreprocessor:
@@ -62,9 +64,11 @@ class ImagePreprocessor:
 
     def normalise(
         self,
-        pixels: torch.Tensor,  # [B, 3, H, W]: uint8, or floats in 0..255
-    ) -> torch.Tensor:
+        pixels: "torch.Tensor",  # [B, 3, H, W]: uint8, or floats in 0..255
+    ) -> "torch.Tensor":
         "The values that the encoder expects: float32 [B, 3, H, W] on the same device."
+        import torch
+
         factor = [self.scale / std for std in self.std]
         shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
         factor, shift = (torch.tensor(x, device=pixels.device).view(3, 1, 1) for x in (factor, shift))

@@ -176,16 +176,18 @@ class _Content(io.BytesIO):
 
 
 def open_image(
-    source: Path | str | IO | Image.Image,  # A file, an open one, or a picture that Pillow has opened
+    source: Path | str | bytes | IO | np.ndarray | Image.Image,  # A file, its bytes, an open one, pixels, or Pillow's
     name: Path | str | None = None,  # What to call it in errors; default: the source
 ) -> Image.Image:
     """Decode a picture to RGB: upright by its EXIF note, first frame, transparency over white, 16 bits scaled to 8.
 
     Raises ClipsentError that names the file if it is missing, is no picture, or is cut short.
     """
-    if isinstance(source, Image.Image):
-        return _to_rgb(upright(source.copy()))
     try:
+        if isinstance(source, Image.Image | np.ndarray):
+            return _to_rgb(upright(source.copy() if isinstance(source, Image.Image) else Image.fromarray(source)))
+        if isinstance(source, bytes):
+            source = io.BytesIO(source)
         if hasattr(source, "seek"):
             source.seek(0)
         content = _Content(source.read() if hasattr(source, "read") else Path(source).read_bytes())
@@ -204,7 +206,8 @@ def open_image(
             Image.DecompressionBombError: f"more than {MOST_PIXELS / 1e6:.0f} million pixels; scale it down",
         }
         default = f"broken picture ({first_line(error)})"
-        raise ClipsentError(name or source, what.get(type(error), default)) from error
+        name = name or (source if isinstance(source, Path | str) else type(source).__name__)
+        raise ClipsentError(name, what.get(type(error), default)) from error
 
 # %% ../nbs/00c_decoding.ipynb #f6088166
 def upright(image: Image.Image) -> Image.Image:

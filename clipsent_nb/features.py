@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .caches import Ragged, RowStore, fill
 from .files import ClipsentError, Workspace, digest, first_line, listed, log, progress_bar, told
+from .hub import fetch_encoder
 from .inputs import PairInputs, bucketed_batches, image_batch, text_batch, to_device
 from clipsent_nb.model import (
     BELOW_THE_BLOCKS,
@@ -37,7 +38,6 @@ from clipsent_nb.model import (
     block_stack,
     check_parts,
     feature_widths,
-    fetch_encoder,
     image_features,
     load_encoder,
     load_exact,

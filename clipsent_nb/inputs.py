@@ -243,26 +243,32 @@ def make_batch(
 # %% ../nbs/01_inputs.ipynb #3744ff73
 def inputs_from_memory(
     texts: Sequence[str],  # Raw texts
-    images: Sequence[Path | str | Image.Image],  # As many files or pictures
+    images: Sequence[Path | str | bytes | np.ndarray | Image.Image],  # As many; see `open_image`
     processors: tuple[Any, Any],  # The encoder's tokenizer and image processor
     switches: Mapping[str, object],  # Cleaning switches; see `active_rules`
     max_length: int | None = None,  # See `text_limit`
     workers: int = 0,  # Threads that decode; 0: one per processor
+    first: int = 0,  # The number of the first post in messages
 ) -> PairInputs:
     """Prepare unlabelled posts 0, 1, ... without caches.
 
-    Raises ClipsentError for a broken picture or unequal counts.
+    Raises ClipsentError for a broken picture, which names the post, or unequal counts.
     """
     if len(texts) != len(images):
         raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures", "each post needs one of each")
     tokenizer, rules = processors[0], active_rules(switches)
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, first):
         if re.search("[\ud800-\udfff]", text):
             raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
     limit = text_limit(tokenizer, max_length)
     tokens = tokenize((clean_text(text[:LONGEST_TEXT], rules) for text in texts), tokenizer, limit)
     preprocessor = ImagePreprocessor.from_processor(processors[1])
-    pixels = list(in_threads(lambda image: preprocessor.pixels(open_image(image)), images, worker_count(workers)))
+
+    def look(number: int) -> np.ndarray:
+        path = f" ({images[number]})" if isinstance(images[number], Path | str) else ""
+        return preprocessor.pixels(open_image(images[number], f"picture {first + number}{path}"))
+
+    pixels = list(in_threads(look, range(len(images)), worker_count(workers)))
     keys, posts = [digest(row.tobytes()) for row in pixels], pd.DataFrame({"guid": map(str, range(len(texts)))})
     pixels = np.stack(pixels) if pixels else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
     labels, padding = np.full(len(texts), -1, dtype=np.int64), Padding.of(tokenizer, limit)

@@ -5,26 +5,9 @@
 # %% auto #0
 __all__ = ['OFF', 'BASIC', 'IMPROVED', 'RULE_SETS', 'read_rule_sets', 'rule_examples', 'augmented_examples', 'preprocess']
 
-# %% ../nbs/07_preprocess.ipynb #b0a698fb
-import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
-import torch
-
-from .cleaning import RULES, SWITCH_VALUES, clean_steps
-from .decoding import open_image
-from .files import ClipsentError, listed
-from .grid import Batch, Comparison
-from .heads import compare_variants, read_seeds, variant_configs
-from .inputs import augment_pixels
-from .runs import TrainConfig
-from .train import under_root
-
 # %% ../nbs/07_preprocess.ipynb #32ff1eb1
+from .cleaning import RULES, SWITCH_VALUES, clean_steps
+
 OFF = {name: values[1] for name, values in SWITCH_VALUES.items()} | {"image_aug": False}
 BASIC = {
     name: True for name in ("unescape_html", "fix_mojibake", "replace_urls", "replace_mentions", "fold_whitespace")
@@ -33,6 +16,13 @@ IMPROVED = BASIC | {"hashtags": "split", "replace_emoji": True, "fold_repeats": 
 RULE_SETS = {"none": OFF, "basic": OFF | BASIC, "improved": OFF | IMPROVED}
 
 # %% ../nbs/07_preprocess.ipynb #65b4ef92
+import re
+import tomllib
+from pathlib import Path
+
+from .files import ClipsentError, listed
+
+
 def read_rule_sets(
     path: Path,  # A TOML file, one table per set
 ) -> dict[str, dict[str, object]]:
@@ -43,9 +33,7 @@ def read_rule_sets(
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ClipsentError(
-            f"--rules-file {path}", "no such file", todo="relative paths start at --project-root"
-        ) from error
+        raise ClipsentError(f"--rules-file {path}", "no such file", todo="give one under --project-root") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(f"--rules-file {path}", f"not TOML ({error})") from error
     choices = SWITCH_VALUES | {"image_aug": (True, False)}
@@ -58,14 +46,19 @@ def read_rule_sets(
         for rule, value in switches.items():
             if rule not in choices:
                 raise ClipsentError(where, f"no rule {rule!r}", todo=f"there are {', '.join(choices)}")
-            if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices[rule]):
+            if not any(type(value) is type(choice) and value == choice for choice in choices[rule]):
                 raise ClipsentError(where, f"{rule} = {value!r}", todo=f"use {' or '.join(map(str, choices[rule]))}")
     return {name: OFF | switches for name, switches in tables.items()}
 
 # %% ../nbs/07_preprocess.ipynb #854529ee
+from collections.abc import Sequence
+
+import pandas as pd
+
+
 def rule_examples(
     texts: Sequence[str],  # Raw texts
-    rules: Sequence[str],  # Names of `inputs.RULES`
+    rules: Sequence[str],  # Names of `cleaning.RULES`
     each: int = 2,  # Examples per rule
 ) -> pd.DataFrame:
     "Texts before and after each rule alone, those first that it changes most in proportion: rule, before, after."
@@ -78,6 +71,13 @@ def rule_examples(
     return pd.DataFrame(rows, columns=["rule", "before", "after"])
 
 # %% ../nbs/07_preprocess.ipynb #4d051d1f
+import numpy as np
+import torch
+
+from .decoding import open_image
+from .inputs import augment_pixels
+
+
 def augmented_examples(
     paths: Sequence[Path],  # Pictures
     times: int = 3,  # How often each is augmented
@@ -93,25 +93,29 @@ def augmented_examples(
     return np.stack(rows)
 
 # %% ../nbs/07_preprocess.ipynb #d9a1f39e
+from .batches import Execution
+from .grid import Comparison
+from .heads import compare_variants, read_seeds, variant_configs
+from .runs import TrainConfig
+
+
 def preprocess(
     config: TrainConfig = TrainConfig(output_dir=Path("outputs/optimize/preprocess_compare")),
     rules: str = "none,basic,improved",  # Sets to compare, separated by commas
     rules_file: Path | None = None,  # TOML file with further sets; relative to the project root
     seeds: str | None = None,  # Each set is trained once with each; default: 42,123,2024, or --seed if given
-    batch: Batch = Batch(),
+    execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
-    progress: bool = True,  # Whether to show a table, or a line for each run that ends
 ) -> Comparison | str:
     """Train with each set of cleaning and augmentation rules, all else equal; finished runs are not repeated.
 
     Raises ClipsentError for unusable settings or input, or if no run could be completed.
     """
-    sets: Mapping[str, Mapping[str, object]] = dict(RULE_SETS)
-    if rules_file is not None:
-        sets = sets | read_rule_sets(under_root(config, rules_file))
+    sets = RULE_SETS | (read_rule_sets(config.resolve(rules_file)) if rules_file else {})
     names = list(dict.fromkeys(name.strip() for name in rules.split(",") if name.strip()))
     unknown = [name for name in names if name not in sets]
     if unknown or not names:
-        raise ClipsentError(f"--rules {rules}", f"no set {listed(unknown)}", todo=f"there are {', '.join(sets)}")
+        what = f"no set {listed(unknown)}" if unknown else "names no set"
+        raise ClipsentError(f"--rules {rules}", what, todo=f"there are {', '.join(sets)}")
     configs = variant_configs(config, {name: sets[name] for name in names}, read_seeds(seeds, config))
-    return compare_variants("preprocess", configs, config, "preprocess", "", batch, report, progress)
+    return compare_variants("preprocess", configs, config, "preprocess", "", execution, report)

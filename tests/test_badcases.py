@@ -29,10 +29,10 @@ from clipsent_nb.badcases import (
     score_posts,
     take_settings,
 )
+from clipsent_nb.batches import Execution
 from clipsent_nb.data import find_copies, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, read_table, write_csv
-from clipsent_nb.grid import Execution
 from clipsent_nb.inputs import refresh_content
 from clipsent_nb.train import fit, sample_config, sample_run
 

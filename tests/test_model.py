@@ -33,12 +33,11 @@ from transformers import (
 )
 
 from clipsent_nb.files import ClipsentError
+from clipsent_nb.hub import encoder_identity, fetch_encoder
 from clipsent_nb.model import (
     DualEncoderClassifier,
     check_encoder,
     check_parts,
-    encoder_identity,
-    fetch_encoder,
     load_encoder,
     load_exact,
     load_processors,

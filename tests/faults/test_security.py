@@ -26,12 +26,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 import clipsent_nb
 from clipsent_nb import stage
 from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrite_text
+from clipsent_nb.batches import collect
 from clipsent_nb.compare import compare, comparison_table, conclusion, contender, ranking_html
 from clipsent_nb.data import Audit, make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, Workspace, write_json
-from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
+from clipsent_nb.grid import Batch, RayTasks, write_comparison
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
@@ -264,7 +265,7 @@ def real_pages(root: Path) -> dict[str, Path]:
     from clipsent_nb.grid import grid, optimize
     from clipsent_nb.heads import heads
     from clipsent_nb.preprocess import preprocess
-    from clipsent_nb.robustness import robustness
+    from clipsent_nb.robustness import CorruptionSettings, robustness
 
     quiet = {"progress": False}
     config = sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip")
@@ -274,7 +275,7 @@ def real_pages(root: Path) -> dict[str, Path]:
     mine(config, "val", weights=root.resolve() / OPTIMIZE / "clip")
     errors(OPTIMIZE / "clip", workspace=Workspace(root), min_count=2)
     compare(replace(config, head_variant="base", output_dir=OPTIMIZE / "baseline"), **quiet)
-    robustness(OPTIMIZE / "clip", project_root=root, corruptions="keyboard", severities="1", **quiet)
+    robustness(OPTIMIZE / "clip", settings=CorruptionSettings("keyboard", "1"), workspace=Workspace(root))
     axes = (f"train_csv={Path(train).relative_to(root)},outputs/splits/train.csv",)
     one = {"batch_sizes": "16", "lrs": "1e-4", "weight_decays": "0.01", "dropouts": "0.1"}
     grid(replace(config, output_dir=OPTIMIZE / "grid_search"), axes=axes, **one, **at)
