@@ -35,7 +35,7 @@ lab: setup
 readme: setup
 	$(BIN)/python tests/readme.py > README.md
 
-# An hour or so; BENCH="--quick" for minutes. Without flags on a generated sample and a random ViT-B/32.
+# An hour or so. BENCH="--quick" takes minutes and only shows that all of it runs. Otherwise on a generated sample and a random ViT-B/32.
 bench: setup
 	mkdir -p outputs/bench
 	for name in startup inputs train_step partial frozen predict limit memory precision scale; do \
