@@ -153,7 +153,7 @@ def atomic_write(
     """
     path = Path(path)
     text_options = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    short = path.name.encode()[:100].decode(errors="ignore")  # file systems count bytes
+    short = os.fsencode(path.name)[:100].decode(errors="ignore")  # file systems count bytes
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
