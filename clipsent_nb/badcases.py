@@ -26,7 +26,7 @@ import pandas as pd
 from .data import LABELS, SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from .files import ClipsentError, Workspace, atomic_write, digest, listed, log, told, write_csv
 
-# %% ../nbs/09_badcases.ipynb #123812b9
+# %% ../nbs/09_badcases.ipynb #46bac059
 from .features import TrainedModel
 from .inputs import content_fingerprint, copies_in, find_files, load_posts, refresh_content
 from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values, prediction_table
@@ -153,7 +153,7 @@ def score_posts(
     table = table[first + [name for name in table if name not in first]]
     return table.sort_values("label_quality", kind="stable", ignore_index=True)
 
-# %% ../nbs/09_badcases.ipynb #04a65287
+# %% ../nbs/09_badcases.ipynb #2ebdf083
 from .objective import wilson_interval
 
 CHOSEN = "the epoch was chosen by these posts, so the share of errors is a little low"
@@ -165,9 +165,8 @@ def describe_cases(
     "What was found, in sentences."
     met = scored.met if "met" in scored else pd.Series("no", index=scored.index)
     new, kinds, low_conf = scored[met != "yes"], scored.kind.value_counts(), (scored.reason == "low_conf").sum()
-    lines = [
-        f"{len(scored)} posts: {(scored.reason == 'wrong').sum()} predicted wrongly, {low_conf} with little confidence"
-    ]
+    wrong = (scored.reason == "wrong").sum()
+    lines = [f"{len(scored)} posts: {wrong} predicted wrongly, {low_conf} rightly but with little confidence"]
     if len(new) < len(scored):
         lines.append(f"warning: the model was trained on {len(scored) - len(new)} of them or on their copies")
     if (met == "unknown").any():
@@ -209,7 +208,7 @@ def draw_emoji(text: str, draw: random.Random) -> str:
     drawn = EMOTICON.sub(lambda found: EMOTICONS[found[0]], emoji.emojize(text))
     return drawn if drawn != text else replace_emoji(text)
 
-# %% ../nbs/09_badcases.ipynb #144ca909
+# %% ../nbs/09_badcases.ipynb #b4c64072
 def drop_words(text: str, draw: random.Random) -> str:
     "Drop about half of the words without content, at least one; negations and words of feeling stay."
     words = text.split(" ")
@@ -304,7 +303,7 @@ def keep_unchanged(
         log.warning("%s", told(f"warning: {path}", what, "left out", "`clipsent mine` looks at them again"))
     return cases[~changed]
 
-# %% ../nbs/09_badcases.ipynb #601a1f47
+# %% ../nbs/09_badcases.ipynb #0163e581
 def find_cases(
     badcase_csv: Path,  # From `mine`; relative to the project root
     workspace: Workspace,  # Where the posts are
@@ -440,7 +439,7 @@ def augment_images(
     log.info("%d pictures for %d posts", len(rows), len(cases))
     return folder / IMAGE_COPIES.name
 
-# %% ../nbs/09_badcases.ipynb #75f64a3c
+# %% ../nbs/09_badcases.ipynb #2778ad6f
 def name_copies(
     sources: pd.Series,  # Guid of each copy's source
     kind: Literal["ia", "ta"],  # Altered picture, altered text
@@ -490,7 +489,7 @@ def write_texts(
         paths.append(path_from(folder / name, root))
     return copies.assign(text_path=paths, encoding="utf-8")
 
-# %% ../nbs/09_badcases.ipynb #332dbe0e
+# %% ../nbs/09_badcases.ipynb #efc82e72
 def find_sources(
     cases: pd.DataFrame,  # From `read_cases`
     train: pd.DataFrame,  # From `refresh_content`
@@ -603,7 +602,7 @@ def predict_posts(
     return table.assign(met=np.where(table.guid.isin(met), "yes", "no"))
 
 # %% ../nbs/09_badcases.ipynb #d36edb53
-from .grid import Execution, run_many
+from .batches import Execution, run_many
 
 
 def train_folds(

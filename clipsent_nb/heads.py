@@ -85,7 +85,8 @@ def find_rows(
     return rows
 
 # %% ../nbs/06_heads.ipynb #cebe1f15
-from .grid import Comparison, Execution, collect, run_many, write_comparison
+from .batches import Execution, collect, run_many
+from .grid import Comparison, write_comparison
 from .stats import cross_fit_answers
 
 

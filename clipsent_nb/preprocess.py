@@ -93,7 +93,8 @@ def augmented_examples(
     return np.stack(rows)
 
 # %% ../nbs/07_preprocess.ipynb #d9a1f39e
-from .grid import Comparison, Execution
+from .batches import Execution
+from .grid import Comparison
 from .heads import compare_variants, read_seeds, variant_configs
 from .runs import TrainConfig
 

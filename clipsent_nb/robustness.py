@@ -149,7 +149,7 @@ def encode_damaged_images(
 from .caches import text_limit, tokenize
 from .cleaning import active_rules, clean_text
 from .corruptions import corrupt_text
-from .inputs import bucketed_batches
+from .inputs import bucketed_batches, text_batch
 from .model import text_features
 
 
@@ -167,7 +167,7 @@ def encode_damaged_texts(
     changed = np.array([i for i in range(len(inputs)) if not np.array_equal(tokens[i], inputs.tokens[i])], dtype=int)
     features, damaged = probe.clean[0].clone(), replace(inputs, tokens=tokens)
     for rows in bucketed_batches(tokens.lengths[changed], probe.settings.batch_size):
-        batch = damaged.text_batch(changed[rows], trained.device)
+        batch = text_batch(damaged, changed[rows], trained.device)
         with autocast(trained.device, trained.dtype):
             encoded = text_features(trained.model.encoder, batch["input_ids"], batch["attention_mask"])
         features[torch.from_numpy(changed[rows]).to(trained.device)] = encoded.float()

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['Count', 'Positive', 'NotNegative', 'Share', 'BelowOne', 'Weights', 'EXECUTION_ONLY', 'RUN_FILES', 'RUN_FORMAT',
            'KNOWN_BY', 'TrainConfig', 'config_values', 'resolved_model', 'posts_fingerprint', 'identity', 'differing',
-           'RunFolder', 'read_run_config', 'save_epoch', 'save_state', 'load_state', 'promote_best', 'decide_resume',
-           'prediction_table', 'read_predictions', 'Run', 'describe_run']
+           'RunFolder', 'describe_start', 'git_commit', 'read_run_config', 'save_epoch', 'save_state', 'load_state',
+           'promote_best', 'decide_resume', 'prediction_table', 'read_predictions', 'Run', 'describe_run']
 
 # %% ../nbs/04a_runs.ipynb #7d139f46
 import json
 import pickle
+import platform
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +28,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
+import clipsent_nb
 from .data import LABELS, read_split
 from clipsent_nb.files import (
     ClipsentError,
@@ -206,6 +210,39 @@ class RunFolder:
         for path in self.path.glob("best.*.pt"):
             path.unlink()
         shutil.rmtree(self / "encoder", ignore_errors=True)
+
+# %% ../nbs/04a_runs.ipynb #e6f4aeca
+def describe_start(
+    config: TrainConfig,
+    device: torch.device,  # Where it computes
+    dtype: torch.dtype,  # What it computes in
+    **read: object,  # What it has read: data_fingerprint, left_out, encoder
+) -> dict[str, object]:
+    "The content of config.json."
+    packages = ("torch", "transformers", "accelerate", "numpy", "pillow", "clipsent_nb")
+    return {
+        **config_values(config),
+        "format": RUN_FORMAT,
+        "identity": identity(config),
+        "paths": "absolute or relative to the data root",
+        **read,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "computed_in": str(dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "git_commit": git_commit(),
+        "command": " ".join(sys.argv) if Path(sys.argv[0]).stem in ("clipsent", "cli") else "python",
+    }
+
+
+def git_commit() -> str | None:
+    "The commit of the repository that this package lies in, or None outside of one."
+    here = Path(clipsent_nb.__file__).parent
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
 
 # %% ../nbs/04a_runs.ipynb #316dd2c2
 def read_run_config(folder: Path) -> dict[str, object]:

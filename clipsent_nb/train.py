@@ -7,20 +7,16 @@ __all__ = ['SAMPLE_SETTINGS', 'COUNTERS', 'update', 'learning_rate_factor', 'par
            'sample_config', 'RunInputs', 'load_inputs', 'refuse_missing_classes', 'State', 'new_state', 'is_saved',
            'pack_state', 'unpack_state', 'compute_gradient', 'refuse_non_finite', 'is_out_of_memory',
            'halve_micro_batch', 'reserve_moments', 'share_gradients', 'finish_epoch', 'keep_best', 'write_best_head',
-           'describe_start', 'git_commit', 'begin', 'finish', 'interval_of', 'best_epoch_scores', 'unseen_scores',
-           'fit', 'make_class_loss', 'training_bar', 'describe_epoch', 'sample_run']
+           'begin', 'finish', 'interval_of', 'best_epoch_scores', 'unseen_scores', 'fit', 'make_class_loss',
+           'training_bar', 'describe_epoch', 'sample_run']
 
 # %% ../nbs/04_train.ipynb #961a59a8
 import math
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +24,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import clipsent_nb
 from .data import LABELS, make_splits, read_split
 from .features import Features, agree, compute_dtype, find_device, head_probabilities, process_state
 from clipsent_nb.files import (
@@ -57,12 +52,12 @@ from clipsent_nb.model import (
 )
 from .objective import make_loss, score
 from clipsent_nb.runs import (
-    RUN_FORMAT,
     Run,
     RunFolder,
     TrainConfig,
     config_values,
     decide_resume,
+    describe_start,
     identity,
     load_state,
     prediction_table,
@@ -432,38 +427,6 @@ def write_best_head(folder: RunFolder, state: State, config: TrainConfig) -> Non
         state.model.head.load_state_dict(trained)
     state.best_head = None
 
-# %% ../nbs/04_train.ipynb #e6f4aeca
-def describe_start(
-    config: TrainConfig, inputs: RunInputs, device: torch.device, dtype: torch.dtype
-) -> dict[str, object]:
-    "The content of config.json."
-    packages = ("torch", "transformers", "accelerate", "numpy", "pillow", "clipsent_nb")
-    return {
-        **config_values(config),
-        "format": RUN_FORMAT,
-        "identity": identity(config),
-        "paths": "absolute or relative to the data root",
-        "data_fingerprint": {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint},
-        "encoder": encoder_identity(inputs.encoder),
-        "left_out": inputs.left_out,
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "computed_in": str(dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "git_commit": git_commit(),
-        "command": " ".join(sys.argv) if Path(sys.argv[0]).stem in ("clipsent", "cli") else "python",
-    }
-
-
-def git_commit() -> str | None:
-    "The commit of the repository that this package lies in, or None outside of one."
-    here = Path(clipsent_nb.__file__).parent
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None
-
 # %% ../nbs/04_train.ipynb #4fa4c3ac
 def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool) -> tuple[State, Features]:
     """Begin a run in its folder, or restore an interrupted one; `anew` clears the folder.
@@ -474,7 +437,9 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
     dtype = compute_dtype(config.precision, device)
     state = new_state(config, inputs, device, dtype)
     features = Features(state.model, inputs.train, inputs.val, config, encoder_identity(inputs.encoder), dtype)
-    description = describe_start(config, inputs, device, dtype)
+    fingerprints = {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint}
+    found = {"data_fingerprint": fingerprints, "left_out": inputs.left_out, "encoder": features.encoder}
+    description = describe_start(config, device, dtype, **found)
     with processes.main_process_first():
         if anew and processes.is_main_process:  # not before here: until now the new run could have been refused
             folder.clear()

@@ -19,6 +19,7 @@ from clipsent_nb.badcases import (
     describe_cases,
     find_conflicts,
     gallery,
+    make_copy_rows,
     make_folds,
     merge,
     mine,
@@ -28,10 +29,10 @@ from clipsent_nb.badcases import (
     score_posts,
     take_settings,
 )
-from clipsent_nb.data import read_split
+from clipsent_nb.batches import Execution
+from clipsent_nb.data import find_copies, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, read_table, write_csv
-from clipsent_nb.grid import Execution
 from clipsent_nb.inputs import refresh_content
 from clipsent_nb.train import fit, sample_config, sample_run
 
@@ -155,6 +156,23 @@ def test_a_second_round_numbers_its_copies_anew_and_adds_none_twice(root):
     augment_images(seed=7, workspace=Workspace(root))
     second = read_split(merge(CASES.with_name("train_aug.csv"), output_csv=again, workspace=Workspace(root)))
     assert second.guid.str.extract(r"_(ia\d+)$")[0].value_counts().to_dict() == {"ia1": 2, "ia2": 2}
+
+
+def test_a_list_without_bad_cases_adds_nothing(root):
+    train = read_split(root / "outputs/splits/train.csv")
+    write_cases(root, train.head(0))
+    assert copies(root).equals(train)
+    assert gallery(read_table(root / CASES), Workspace(root)).count("<img") == 0
+
+
+def test_an_altered_picture_is_known_by_its_source_even_without_text_and_group(root):
+    source = read_split(root / "outputs/splits/train.csv")
+    source = source[source.image_hash != ""].head(1).assign(text_key="", group="")
+    write_cases(root, source)
+    table = read_table(augment_images(workspace=Workspace(root)))
+    row = make_copy_rows(table, source, "ia", source, Workspace(root))
+    assert row.image_digest.ne(source.image_digest).all()
+    assert find_copies(source.assign(guid="other", group="other"), row).all()
 
 
 def test_lists_of_other_programs_have_no_digests_and_are_taken_as_they_are(root):

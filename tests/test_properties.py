@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clipsent_nb import data
-from clipsent_nb.badcases import rewrites_of
+from clipsent_nb.badcases import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
@@ -301,7 +301,7 @@ def test_corruptions_and_rewordings_take_any_text_that_a_file_can_hold(text, see
     text = without_surrogates(text)
     for name in TEXT_CORRUPTIONS:
         corrupt_text(text, "1", name, 5, seed).encode("utf-8")
-    for changed in rewrites_of(text, 3, random.Random(seed)):
+    for changed in rewrite_text(text, 3, random.Random(seed)):
         changed.encode("utf-8")
 
 

@@ -25,13 +25,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import clipsent_nb
 from clipsent_nb import stage
-from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrites_of
+from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrite_text
+from clipsent_nb.batches import collect
 from clipsent_nb.compare import compare, comparison_table, conclusion, contender, ranking_html
 from clipsent_nb.data import Audit, make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, Workspace, write_json
-from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
+from clipsent_nb.grid import Batch, RayTasks, write_comparison
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
@@ -199,7 +200,7 @@ def everything_said(root: Path) -> list[dict]:
     return [
         said("text/markdown", conclusion(table, truth.to_numpy(), rivals)),
         said("text/html", ranking_html(table)),
-        said("text/html", gallery(cases, root)),
+        said("text/html", gallery(cases, Workspace(root))),
         said("text/html", texts.to_html()),
         said("text/html", table.set_index("model").to_html()),
         said("text/plain", "\n".join(TEXT_PAYLOADS)),
@@ -271,8 +272,8 @@ def real_pages(root: Path) -> dict[str, Path]:
     train = shutil.copy(root / "outputs/splits/train.csv", root / f"outputs/splits/{NAME_PAYLOADS[0]}.csv")
     at = {"batch": Batch(jobs=1), **quiet}
     optimize(config, **quiet)
-    mine(config, "val", weights=root.resolve() / OPTIMIZE / "clip", **quiet)
-    errors(OPTIMIZE / "clip", project_root=root, min_count=2, **quiet)
+    mine(config, "val", weights=root.resolve() / OPTIMIZE / "clip")
+    errors(OPTIMIZE / "clip", workspace=Workspace(root), min_count=2)
     compare(replace(config, head_variant="base", output_dir=OPTIMIZE / "baseline"), **quiet)
     robustness(OPTIMIZE / "clip", settings=CorruptionSettings("keyboard", "1"), workspace=Workspace(root))
     axes = (f"train_csv={Path(train).relative_to(root)},outputs/splits/train.csv",)
@@ -339,11 +340,11 @@ def test_no_table_of_the_pipeline_computes_in_a_spreadsheet(formula_root):
     config = sample_config(root, epochs=1, output_dir=OPTIMIZE / "=1+1")
     run = fit(config, progress=False)
     fit(replace(config, output_dir=OPTIMIZE / "baseline", head_variant="base"), progress=False)
-    mine(config, "val", weights=run.folder, report=False, progress=False)
-    augment_images(project_root=root, progress=False)
-    augment_text(project_root=root, progress=False)
-    merge(project_root=root, progress=False)
-    errors(OPTIMIZE / "=1+1", project_root=root, min_count=2, report=False, progress=False)
+    mine(config, "val", weights=run.folder, report=False)
+    augment_images(workspace=Workspace(root))
+    augment_text(workspace=Workspace(root))
+    merge(workspace=Workspace(root))
+    errors(OPTIMIZE / "=1+1", workspace=Workspace(root), min_count=2, report=False)
     compare(replace(config, output_dir=OPTIMIZE / "baseline"), report=False, progress=False)
     tables = sorted((root / "outputs").rglob("*.csv"))
     names = {path.name for path in tables}
@@ -372,14 +373,14 @@ def test_altered_texts_come_back_from_their_table_as_they_were(formula_root, mon
     given = []
 
     def noted(*arguments):
-        found = rewrites_of(*arguments)
+        found = rewrite_text(*arguments)
         given.extend(found)
         return found
 
-    monkeypatch.setattr("clipsent_nb.badcases.rewrites_of", noted)
-    augment_images(project_root=root, progress=False)
-    augment_text(project_root=root, progress=False)
-    merged = read_split(merge(project_root=root, progress=False))
+    monkeypatch.setattr("clipsent_nb.badcases.rewrite_text", noted)
+    augment_images(workspace=Workspace(root))
+    augment_text(workspace=Workspace(root))
+    merged = read_split(merge(workspace=Workspace(root)))
     paths = merged.text_path[merged.guid.str.contains("_ta")]
     assert given and [(root / path).read_text(encoding="utf-8") for path in paths] == given
     assert read_cases(root / OPTIMIZE / "badcase_text_aug.csv", ["guid", "text_aug"]).guid.isin(posts.guid).all()
