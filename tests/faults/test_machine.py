@@ -323,9 +323,7 @@ def test_every_command_names_the_folder_on_a_read_only_disk(disk, sample, traine
 
 def knows(name: str, flag: str) -> bool:
     "Whether a command has this flag."
-    from clipsent_nb.stage import flags_of
-
-    return any(flag.removeprefix("--").replace("-", "_") in names for names in flags_of(name).values())
+    return flag in {cli.flag_of(setting) for setting in cli.settable(cli.load(name))}
 
 
 def test_a_folder_of_somebody_else_is_named(sample, capfd):
