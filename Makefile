@@ -26,8 +26,7 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(BIN)/nbdev-test --n-workers 2 --skip-folder-re '^([_.]|outputs$$|sample$$)'
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lab: setup
 	$(BIN)/jupyter lab nbs
@@ -39,7 +38,7 @@ readme: setup
 templates: setup
 	$(BIN)/python tests/templates.py
 
-# An hour or so; BENCH="--quick" for minutes. Without flags on a generated sample and a random ViT-B/32.
+# An hour or so. BENCH="--quick" takes minutes and only shows that all of it runs. Otherwise on a generated sample and a random ViT-B/32.
 bench: setup
 	mkdir -p outputs/bench
 	for name in startup inputs train_step partial frozen predict limit memory precision scale; do \

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'PATIENCE', 'TOGETHER', 'Command', 'describe_commands', 'load', 'flag_of', 'print_help', 'settable',
-           'read_flags', 'add_value', 'bind_values', 'parse', 'Ended', 'end_for_certain', 'ending_in_order', 'ended_by',
-           'prepare_process', 'call_command', 'main']
+           'read_flags', 'add_value', 'bind_values', 'parse', 'Ended', 'end_for_certain', 'ending_in_order',
+           'find_signal', 'prepare_process', 'call_command', 'main']
 
 # %% ../nbs/cli.ipynb #7c883739
 from dataclasses import dataclass
@@ -126,7 +126,7 @@ def settable(function: Callable) -> dict[str, object]:
             found[name] = group
     return found
 
-
+# %% ../nbs/cli.ipynb #d0000002
 def read_flags(
     words: Sequence[str],  # Of a command line, without the name of the command
     known: Mapping[str, object],  # From `settable`
@@ -292,7 +292,7 @@ def ending_in_order() -> Iterator[None]:
         writer.close()
 
 
-def ended_by(error: BaseException | None) -> int | None:
+def find_signal(error: BaseException | None) -> int | None:
     "The signal behind an error; torch.save, or an extension that is being imported, raises another one over it."
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
@@ -308,7 +308,7 @@ def prepare_process(
     name: str,  # Of the command
     words: Sequence[str],  # What follows it
 ) -> list[str]:
-    "Settle what concerns the whole process; returns the words that concern the command."
+    "Settle what concerns the whole process; returns the words that concern the command alone."
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -366,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clipsent {name}: error: {line}", file=sys.stderr)
         return 2
     except BaseException as error:
-        if (number := ended_by(error)) is None:
+        if (number := find_signal(error)) is None:
             raise
         print(f"clipsent {name}: stopped; the same command continues from the last saved state", file=sys.stderr)
         return 128 + number

@@ -294,7 +294,7 @@ def progress_bar(
     from tqdm import tqdm
 
     silent = not log.isEnabledFor(logging.INFO)
-    return tqdm(items, description, total, unit=unit, disable=silent, **options)
+    return tqdm(items, description, total, unit=unit, disable=silent, delay=1, **options)  # no bar for what is short
 
 # %% ../nbs/00a_files.ipynb #cc29b4af
 @contextmanager

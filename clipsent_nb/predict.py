@@ -103,7 +103,9 @@ def warn_of_training_posts(
         return
     posts = inputs.posts.assign(group=inputs.guids, text_key="", image_hash="")
     if met := posts.guid[find_copies(posts, read_table(path)).to_numpy()].tolist():
-        log.warning("warning: %d of %d posts were trained on: guid %s", len(met), len(posts), listed(met))
+        log.warning(
+            "warning: %d of %d posts, or copies of them, were trained on: guid %s", len(met), len(posts), listed(met)
+        )
 
 # %% ../nbs/11_predict.ipynb #681a6231
 def predict_file(

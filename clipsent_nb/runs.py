@@ -36,6 +36,7 @@ from clipsent_nb.files import (
     atomic_write,
     first_line,
     listed,
+    named,
     read_json,
     read_table,
     replace_file,
@@ -198,8 +199,9 @@ class RunFolder:
 
     def start(self, description: Mapping[str, object], train_posts: pd.DataFrame, parts: Sequence[object]) -> None:
         "Write config.json, train_posts.csv and encoder/ (tokenizer, image processor and configuration of the encoder)."
-        for part in parts:
-            part.save_pretrained(self / "encoder")
+        with named(self / "encoder"):
+            for part in parts:
+                part.save_pretrained(self / "encoder")
         write_csv(train_posts[[name for name in KNOWN_BY if name in train_posts]], self / "train_posts.csv")
         write_json(self / "config.json", description)
 

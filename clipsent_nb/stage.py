@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['TRAINING', 'BATCHES', 'OUT', 'TRAIN', 'VAL', 'TEST', 'BASELINE', 'FINAL', 'GRID', 'HEADS', 'RULES', 'DAMAGE',
            'HEADS_CSV', 'RULES_CSV', 'BAD_CASES', 'TRAIN_AUG', 'IMAGE_CSV', 'TEXT_CSV', 'LABELLED', 'COMPARED',
-           'TABLES', 'RUN', 'STEPS', 'DEFAULTS', 'ROOTS', 'DECIDED', 'RECORD', 'SCORES', 'DIFFERENCES', 'Step',
-           'read_settings', 'Plan', 'refuse_unknown', 'make_calls', 'refuse_lacking', 'table_digest', 'digest_content',
-           'step_inputs', 'deciding_values', 'is_known', 'is_complete', 'perform', 'explain_block', 'holds_run',
-           'call_command', 'read_record', 'do_steps', 'read_scores', 'plot_scores', 'judge_final', 'list_steps',
-           'write_index', 'choose_steps', 'run_stage']
+           'TABLES', 'RUN', 'STEPS', 'DEFAULTS', 'ROOTS', 'DECIDED', 'RECORD', 'SCORES', 'Step', 'read_settings',
+           'Plan', 'refuse_unknown', 'make_calls', 'refuse_lacking', 'table_digest', 'digest_content', 'step_inputs',
+           'deciding_values', 'is_known', 'is_complete', 'perform', 'explain_block', 'holds_run', 'call_command',
+           'read_record', 'do_steps', 'read_scores', 'plot_scores', 'judge_final', 'list_steps', 'write_index',
+           'choose_steps', 'run_stage']
 
 # %% ../nbs/13_stage.ipynb #a309d4be
 from collections.abc import Mapping
@@ -84,57 +84,31 @@ STEPS = {
 DEFAULTS = """\
 # Settings of `clipsent run`. A file given with --settings needs only the lines that differ.
 
-[train]  # what all trainings share: flags of `clipsent optimize`
-model_name = "openai/clip-vit-base-patch32"
-head_variant = "ln"
-epochs = 12
-freeze_epochs = 1
-early_stop = 3
-batch_size = 8
-lr = 8e-6
-weight_decay = 1e-4
-dropout = 0.15
+[train]  # flags of `clipsent optimize` for all trainings, such as epochs = 12, and head_variant, lr, model_name
+[batch]  # how the steps with many runs are executed, such as jobs = 2
 
-[batch]  # how the steps with many runs are executed
-jobs = 1
-
-# Every further table is a step and holds flags of its command; they win over those of [train].
-# strict, max_bad and the like in [train] hold in every step. [baseline] and [retrain] also take
-# seeds = [42, 43, 44]: with one seed each, no difference between them is judged.
+# Every further table is a step and holds flags of its command, which `clipsent COMMAND --help` explains; they win
+# over those of [train]. strict, max_bad and the like in [train] hold in every step. [baseline] and [retrain] also
+# take seeds = [42, 43, 44]: with one seed each, no difference between them is judged.
 [splits]
-val_ratio = 0.1
-
-[baseline]
+[baseline]  # `clipsent optimize`
 head_variant = "base"
-loss = "ce"
 epochs = 5
 freeze_epochs = 0
 early_stop = 0
 batch_size = 16
 
 [grid]
-epochs = 8
-batch_sizes = "4,8"
-lrs = "1e-5,2e-5"
-weight_decays = "1e-4,5e-4"
-dropouts = "0.1,0.2"
-
 [heads]
-variants = "base,ln,mlp,gated"
-
 [preprocess]
 [robustness]
 weights = "outputs/optimize/head_variant_compare/head_ln/best.pt"
 
 [mine]
-source = "oof"
-
 [augment-images]
-num_aug = 1
-
 [augment-text]
 [merge]
-[retrain]
+[retrain]  # `clipsent optimize` on the training posts and the copies of bad cases
 batch_size = 4
 
 [predict]
@@ -165,7 +139,7 @@ def read_settings(
     if decoded is None:
         raise ClipsentError(where, "neither UTF-8 nor UTF-16", todo="save it as UTF-8")
     try:
-        given = tomllib.loads(decoded[0])
+        given = tomllib.loads(decoded[0].lstrip("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise ClipsentError(where, f"not TOML ({first_line(error)})") from error
     for table, values in given.items():
@@ -273,9 +247,10 @@ from importlib.util import find_spec
 def refuse_lacking(plan: Plan) -> None:
     "Raise ClipsentError if something is not there that a step will need."
     where, values = f"step {plan.name}", plan.values
-    modules = ["cleanlab"] * (plan.name == "mine") + [values.get("search")] + ["ray"] * (values.get("engine") == "ray")
-    if absent := [module for module in modules if module and not find_spec(module)]:
-        raise ClipsentError(where, f"needs {absent[0]}, which is not installed", todo=f"pip install {absent[0]}")
+    for module in (values.get("search"), "ray" if values.get("engine") == "ray" else None):
+        if module and not find_spec(module):
+            what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
+            raise ClipsentError(where, what, todo=todo)
     posts = plan.workspace.posts_root / values.get("test_file", "test_without_label.txt")
     if plan.name == "predict" and not posts.is_file():
         raise ClipsentError(where, f"needs {posts}", todo="put it there, or leave the step out with --skip predict")
@@ -332,9 +307,9 @@ def deciding_values(
     found = []
     for call in calls:
         found.append({name: value for name, value in call.items() if not is_dataclass(value) and name != "report"})
-        for value in call.values():
-            if isinstance(value, Workspace):  # TrainConfig is one; how runs are executed is none
-                found[-1] |= {key: one for key, one in asdict(value).items() if key not in EXECUTION_ONLY}
+        for group in call.values():
+            if is_dataclass(group) and not hasattr(group, "engine"):  # how many runs are executed decides nothing
+                found[-1] |= {key: value for key, value in asdict(group).items() if key not in EXECUTION_ONLY}
     return json.loads(json.dumps(found, default=str))
 
 
@@ -500,22 +475,15 @@ def judge_final(
     scores, path = read_scores(workspace), workspace.resolve(f"{COMPARED}.csv")
     if scores.empty:
         return "Nothing is trained yet."
-    leaked = sorted(set(scores.model[~scores.believable]))
-    lines = [
-        f"**Leaked:** {' and '.join(leaked)} trained on validation posts or copies of them; the grey scores mean nothing."
-        if leaked
-        else "No leak: no validation post, and no copy of one, was trained on."
-    ]
-    table = read_table(path) if path.is_file() else pd.DataFrame(columns=["model", "leaked"])
-    final = table[(table.model == Path(FINAL).name) & (table.leaked != "True")]
-    for row in final.to_dict("records"):
-        low, high, difference = (float(row.get(name) or "nan") for name in DIFFERENCES)
-        interval = f"{difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
-        lines.append(f"Final model against baseline: **{row['verdict']}**, macro-F1 {interval}.")
+    lines = ["No leak: no validation post, and no copy of one, was trained on."]
+    if leaked := sorted(set(scores.model[~scores.believable])):
+        names = " and ".join(leaked)
+        lines = [f"**Leaked:** {names} trained on validation posts or copies of them; the grey scores mean nothing."]
+    table = read_table(path, ["model", "leaked", "verdict", "difference"]) if path.is_file() else None
+    for row in () if table is None else table[table.model == Path(FINAL).name].itertuples():
+        if row.leaked != "True":
+            lines.append(f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}.")
     return "\n\n".join(lines)
-
-
-DIFFERENCES = ("difference_low", "difference_high", "difference")
 
 # %% ../nbs/13_stage.ipynb #b0000035
 from html import escape
@@ -554,9 +522,6 @@ def write_index(
     return folder / "index.html"
 
 # %% ../nbs/13_stage.ipynb #b0000039
-from .files import locked
-
-
 def choose_steps(
     only: str = "",  # Names of steps, separated by commas; empty: all
     start: str = "",  # The first of them; empty: from the beginning
@@ -572,6 +537,9 @@ def choose_steps(
             raise ClipsentError(f"{flag} {', '.join(unknown)}", "no such step", todo=f"there are {', '.join(STEPS)}")
     later = list(STEPS)[list(STEPS).index(start or "splits") :]
     return [name for name in later if (not wanted or name in wanted) and name not in unwanted]
+
+# %% ../nbs/13_stage.ipynb #c0000007
+from .files import locked
 
 
 def run_stage(

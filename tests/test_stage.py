@@ -213,8 +213,10 @@ def test_what_a_later_step_lacks_is_said_before_the_first(tmp_path, monkeypatch)
     with pytest.raises(ClipsentError, match="step predict: needs .*test_without_label.txt"):
         run_stage(workspace=Workspace(tmp_path), only="splits,predict")
     monkeypatch.setattr(stage, "find_spec", lambda name: None)
-    with pytest.raises(ClipsentError, match="step mine: needs cleanlab, which is not installed"):
-        run_stage(workspace=Workspace(tmp_path))
+    (tmp_path / "settings.toml").write_text('[grid]\nsearch = "optuna"\n[batch]\nengine = "ray"\n')
+    for only, absent in (("splits,grid", "optuna"), ("splits,heads", "ray")):
+        with pytest.raises(ClipsentError, match=f"needs {absent}, which is not installed"):
+            run_stage(tmp_path / "settings.toml", Workspace(tmp_path), only=only)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -217,7 +217,7 @@ def said_page(root, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def index_page(tmp_path_factory) -> Path:
-    "The page of `clipsent run` where every reason, command line and tag is a payload."
+    "The page of `clipsent run` where every state, reason, verdict and tag is a payload."
     root = tmp_path_factory.mktemp("index")
     paths = (stage.LABELLED, "outputs/optimize/compare_opt_vs_base.csv")
     (root / OPTIMIZE).mkdir(parents=True)
@@ -225,12 +225,12 @@ def index_page(tmp_path_factory) -> Path:
     (root / paths[0]).write_text("guid,tag\n" + rows, encoding="utf-8")
     compared = {"model": "final_clip_aug", "leaked": False, "verdict": TEXT_PAYLOADS[0], "difference": 0.1}
     pd.DataFrame([compared | {"difference_low": 0.0, "difference_high": 0.2}]).to_csv(root / paths[1], index=False)
-    record, lines = {}, {}
+    record = {}
     for number, name in enumerate(stage.STEPS):
         payload = TEXT_PAYLOADS[number % len(TEXT_PAYLOADS)]
         record[name] = {"state": payload if number % 2 else "failed", "reason": payload, "seconds": payload}
-        lines[name] = ["grid", "--project-root", payload]
-    return stage.write_index(root, record, lines)
+    write_json(root / stage.RECORD, record)
+    return stage.write_index(Workspace(root))
 
 
 @pytest.mark.parametrize("name", ["said_page", "index_page"])
