@@ -5,11 +5,7 @@
 # %% auto #0
 __all__ = ['TRAINING', 'BATCHES', 'OUT', 'TRAIN', 'VAL', 'TEST', 'BASELINE', 'FINAL', 'GRID', 'HEADS', 'RULES', 'DAMAGE',
            'HEADS_CSV', 'RULES_CSV', 'BAD_CASES', 'TRAIN_AUG', 'IMAGE_CSV', 'TEXT_CSV', 'LABELLED', 'COMPARED',
-           'TABLES', 'RUN', 'STEPS', 'DEFAULTS', 'ROOTS', 'DECIDED', 'RECORD', 'SCORES', 'Step', 'read_settings',
-           'Plan', 'refuse_unknown', 'make_calls', 'refuse_lacking', 'table_digest', 'digest_content', 'step_inputs',
-           'deciding_values', 'is_known', 'is_complete', 'perform', 'explain_block', 'holds_run', 'call_command',
-           'read_record', 'do_steps', 'read_scores', 'plot_scores', 'judge_final', 'list_steps', 'write_index',
-           'choose_steps', 'run_stage']
+           'TABLES', 'RUN', 'STEPS', 'Step', 'run_stage']
 
 # %% ../nbs/13_stage.ipynb #a309d4be
 from collections.abc import Mapping
@@ -120,8 +116,8 @@ batch_size = 4
 import tomllib
 from pathlib import Path
 
-from .decoding import decode_unicode
-from .files import ClipsentError, first_line
+from clipsent_nb.decoding import decode_unicode
+from clipsent_nb.files import ClipsentError, first_line
 
 
 def read_settings(
@@ -153,9 +149,9 @@ import json
 from dataclasses import asdict, fields, is_dataclass
 from functools import cached_property
 
-from . import __version__
-from .cli import bind_values, load, settable
-from .files import Workspace
+from clipsent_nb import __version__
+from clipsent_nb.cli import bind_values, load, settable
+from clipsent_nb.files import Workspace
 
 ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide nothing
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
@@ -258,9 +254,9 @@ def refuse_lacking(plan: Plan) -> None:
 # %% ../nbs/13_stage.ipynb #b0000016
 from contextlib import suppress
 
-from .caches import file_digests
-from .data import LISTS, post_file
-from .files import digest, read_table
+from clipsent_nb.caches import file_digests
+from clipsent_nb.data import LISTS, post_file
+from clipsent_nb.files import digest, read_table
 
 
 def table_digest(
@@ -330,7 +326,7 @@ def is_complete(plan: Plan, entry: Mapping[str, object], inputs: Mapping[str, st
 import time
 from collections.abc import Callable
 
-from .files import fault
+from clipsent_nb.files import describe_os_error
 
 
 def perform(
@@ -344,7 +340,7 @@ def perform(
         if failed:
             state, reason = "incomplete", f"{failed} of its runs failed; the next call tries them again"
     except (ClipsentError, OSError) as error:
-        state, reason = "failed", fault(error) if isinstance(error, OSError) else str(error)
+        state, reason = "failed", describe_os_error(error) if isinstance(error, OSError) else str(error)
     for result in results:
         with suppress(OSError, ValueError):
             print(result, flush=True)
@@ -397,7 +393,7 @@ def call_command(
     return results
 
 # %% ../nbs/13_stage.ipynb #b0000030
-from .files import log, read_json, write_json
+from clipsent_nb.files import log, read_json, write_json
 
 RECORD = "outputs/reports/steps.json"
 
@@ -504,8 +500,8 @@ def list_steps(
     return f"<table><tr>{head}</tr><tr>{'</tr><tr>'.join(rows)}</tr></table>"
 
 # %% ../nbs/13_stage.ipynb #b0000037
-from .files import replace_file
-from .report import execute
+from clipsent_nb.files import replace_file
+from clipsent_nb.report import execute
 
 
 def write_index(
