@@ -26,7 +26,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .caches import Ragged, RowStore, fill
-from .files import ClipsentError, Workspace, digest, first_few, first_line, format_message, log, progress_bar
+from clipsent_nb.files import (
+    ClipsentError,
+    Workspace,
+    digest,
+    first_few,
+    first_line,
+    format_message,
+    log,
+    progress_bar,
+)
 from .hub import fetch_encoder
 from .inputs import PairInputs, bucketed_batches, image_batch, text_batch, to_device
 from clipsent_nb.model import (
