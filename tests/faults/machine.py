@@ -194,7 +194,8 @@ def half_files(root: Path) -> list[str]:
     "Files under a final name that cannot be read as what their name says."
     broken = []
     for path in sorted((root / "outputs").rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
+        begun = path.parent.name == "encoder" and not (path.parents[1] / "metrics.json").exists()
+        if path.is_file() and not path.name.startswith(".") and not begun:  # a run that goes on writes encoder/ anew
             try:
                 if path.name == "last.pt":
                     torch.load(path, weights_only=True)

@@ -178,7 +178,6 @@ def test_a_disk_that_fills_up_again_and_again_loses_nothing(disk, sample, undist
         (r"rows\.bin", 0),  # tokens
         ("(encoder|tokenizer_config.json)", 0),
         ("train_posts.csv", 0),
-        ("config.json", 0),
         (r"rows\.bin", 0),  # features
         ("last.pt", 400_000),
         ("best.pt", 400_000),
