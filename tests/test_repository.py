@@ -113,3 +113,14 @@ def test_every_error_says_where_and_what(path):
 def test_errors_travel_between_processes():
     error = ClipsentError(Path("train.txt"), "empty", todo="fill it")
     assert str(pickle.loads(pickle.dumps(error))) == str(error) == "train.txt: empty; fill it"
+
+
+def test_no_name_is_public_twice():
+    homes: dict[str, list[str]] = {}
+    for path in (ROOT / "clipsent_nb").glob("[a-z]*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                for name in ast.literal_eval(node.value):
+                    homes.setdefault(name, []).append(path.stem)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+    assert len(homes) > 100

@@ -246,10 +246,10 @@ def try_folder(folder: Path, seed: int) -> None:
         splits = [read_split(path) for path in report.folder.glob("*.csv") if len(path.read_text().splitlines()) > 1]
         used = {guid for split in splits for guid in split.guid}
         assert len(used) >= 2 and used <= set(guids)
-        assert set(guids) <= used | set(report.audit.guid) | {guid for guid in guids if not named(folder, guid)}
+        assert set(guids) <= used | set(report.audit.guid) | {guid for guid in guids if not naming_file(folder, guid)}
 
 
-def named(folder: Path, guid: str) -> bool:
+def naming_file(folder: Path, guid: str) -> bool:
     "Whether a guid has a file; without one it need not be told of unless a list holds it."
     return bool(list((folder / "data").glob(f"{guid}.*")))
 
