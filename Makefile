@@ -1,11 +1,11 @@
-# make setup | demo | test | lab | readme | bench | clean
+# make setup | demo | test | lab | readme | templates | bench | clean
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lab readme bench clean
+.PHONY: setup demo test lab readme templates bench clean
 
 setup: .venv/.installed
 
@@ -26,8 +26,7 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(BIN)/nbdev-test --n-workers 2 --skip-folder-re '^([_.]|outputs$$|sample$$)'
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lab: setup
 	$(BIN)/jupyter lab nbs
@@ -35,7 +34,11 @@ lab: setup
 readme: setup
 	$(BIN)/python tests/readme.py > README.md
 
-# An hour or so; BENCH="--quick" for minutes. Without flags on a generated sample and a random ViT-B/32.
+# The cell of parameters of nbs/reports/run.ipynb, from the fields of TrainConfig
+templates: setup
+	$(BIN)/python tests/templates.py
+
+# An hour or so. BENCH="--quick" takes minutes and only shows that all of it runs. Otherwise on a generated sample and a random ViT-B/32.
 bench: setup
 	mkdir -p outputs/bench
 	for name in startup inputs train_step partial frozen predict limit memory precision scale; do \

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from clipsent_nb.grid import Batch, run_many
+from clipsent_nb.batches import Execution, run_many
 from clipsent_nb.report import kept_kernels
 from clipsent_nb.train import fit, sample_config, sample_run
 
@@ -44,9 +44,9 @@ def main() -> None:
                 for side in times
             }
             batch, parent = [configs["run_many"]], root / "outputs/optimize/run_many"
-            times["fit"].append(timed(lambda config=configs["fit"]: fit(config, progress=False)))
+            times["fit"].append(timed(lambda config=configs["fit"]: fit(config)))
             times["run_many"].append(
-                timed(lambda batch=batch, parent=parent: run_many(batch, parent, Batch(threads=1), progress=False))
+                timed(lambda batch=batch, parent=parent: run_many(batch, parent, Execution(threads=1)))
             )
             [kernel] = psutil.Process().children()
             megabytes.append(kernel.memory_info().rss / 1e6)

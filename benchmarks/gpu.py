@@ -3,80 +3,50 @@
 python benchmarks/gpu.py [--quick] [--json FILE] [--project-root DIR --data-root DIR] [--model-name DIR]
 """
 
-import statistics
 import sys
-import tempfile
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import plain
 import torch
-from common import interleave, parser, reference, told, write
+from common import Training, interleave, matrix_rate, parser, reference, summarize, write_figures
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
-from clipsent_nb.model import fetch_encoder, quiet_transformers
-from clipsent_nb.runs import resolved_model
-from clipsent_nb.train import Progress, Trainer, load_inputs, train_epoch
+from clipsent_nb.train import load_inputs
 
-
-def matrix_rate(rows: int) -> float:
-    "Operations per second of a product [rows, 768] by [768, 3072] in bfloat16 on the GPU."
-    one, other = (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) for shape in ((rows, 768), (3072, 768)))
-    times = []
-    for _ in range(20):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(50):
-            torch.nn.functional.linear(one, other)
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - started) / 50)
-    return 2 * rows * 768 * 3072 / statistics.median(times)
-
-
-def ours(config, inputs) -> tuple[Trainer, object]:
-    trainer = Trainer(config, inputs, Path(config.project_root), torch.device("cuda"), True)
-
-    def epoch() -> None:
-        trainer.progress = Progress()
-        with tqdm(disable=True) as bar:
-            train_epoch(trainer, bar)
-        torch.cuda.synchronize()
-
-    return trainer, epoch
+TUNED = {"bf16": True, "dataloader_num_workers": 8, "optim": "adamw_torch_fused"}
 
 
 def main() -> None:
-    flags = parser(__doc__.splitlines()[0])
+    flags = parser(__doc__)
     flags.add_argument("--posts", type=int, default=1024)
     flags.add_argument("--batch-sizes", default="8,32,128")
     options = flags.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no GPU that torch can use")
-    quiet_transformers()
-    figures = {}
+    figures, where = {}, (torch.bfloat16, torch.device("cuda"))
     for batch_size in (int(size) for size in options.batch_sizes.split(",")):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder, count = Path(temporary), 64 if options.quick else options.posts
-            config = reference(options, folder, count, 8, batch_size=batch_size)
-            encoder, inputs = fetch_encoder(resolved_model(config), True), load_inputs(config, progress=False)
-            trainer, epoch = ours(config, inputs)
+        with reference(options, 64 if options.quick else options.posts, 8, batch_size=batch_size) as config:
+            inputs = load_inputs(config)
+            own = Training(config, inputs, *where)
             with FlopCounterMode(display=False) as counter:
-                epoch()
+                own.epoch()
             torch.cuda.reset_peak_memory_stats()
-            epoch()
+            own.epoch()
             peak = torch.cuda.max_memory_allocated()
-            sides = {"ours": epoch, "ours compiled": ours(replace(config, compile=True), inputs)[1]}
-            sides["Trainer, defaults"] = plain.trainer_of_transformers(config, encoder, folder).train
-            tuned = {"bf16": True, "dataloader_num_workers": 8, "optim": "adamw_torch_fused"}
-            sides["Trainer, tuned"] = plain.trainer_of_transformers(config, encoder, folder, **tuned).train
-            row = told(f"batch {batch_size}", interleave(sides, 1 if options.quick else 3), count)
-            rate = matrix_rate(50 * batch_size)
+            compiled = Training(replace(config, compile=True), inputs, *where)
+            calls = {
+                "ours": own.epoch,
+                "ours compiled": compiled.epoch,
+                "Trainer, defaults": plain.make_trainer(config, inputs).train,
+                "Trainer, tuned": plain.make_trainer(config, inputs, **TUNED).train,
+            }
+            sides = {name: lambda call=call: (call(), torch.cuda.synchronize()) for name, call in calls.items()}
+            times = interleave(sides, 1 if options.quick else 3)
+            row, rate = summarize(f"batch {batch_size}", times, len(inputs.train)), matrix_rate(50 * batch_size, *where)
             share = counter.get_total_flops() / row["medians"]["ours"] / rate
             print(f"  {rate / 1e12:.0f} TFLOP/s in products, share {share:.0%}; peak {peak / 1e9:.2f} GB", flush=True)
             figures[f"batch {batch_size}"] = row | {"rate": rate, "share": share, "peak": peak}
-    write(options, figures)
+    write_figures(options, figures)
 
 
 if __name__ == "__main__":

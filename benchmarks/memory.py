@@ -4,25 +4,19 @@ python benchmarks/memory.py [--quick] [--json FILE] [--project-root DIR --data-r
 """
 
 import argparse
-import multiprocessing
-import tempfile
-from pathlib import Path
 
+import numpy as np
 import torch
-from common import parser, reference, write
-from scale import anonymous, watched
+from common import DTYPES, Training, in_own_process, parser, private_memory, reference, seconds_and_peak, write_figures
 from torch.autograd.graph import saved_tensors_hooks
-from tqdm import tqdm
 
-from clipsent_nb.features import bf16_able
-from clipsent_nb.model import quiet_transformers
-from clipsent_nb.train import Progress, Trainer, load_inputs, step_logits, train_epoch
+from clipsent_nb.train import load_inputs
 
 
-def activation_bytes(trainer: Trainer) -> int:
-    "What the graph of the first step holds, each storage once and parameters not."
-    weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
-    held: dict[int, int] = {}
+def activation_bytes(training: Training) -> int:
+    "What the graph of a step holds, each storage once and parameters not."
+    model, held = training.state.model, {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -31,47 +25,36 @@ def activation_bytes(trainer: Trainer) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        rows = range(trainer.config.batch_size)
-        logits = step_logits(trainer, torch.arange(len(rows)).numpy(), 0, frozen=False)
-        logits.sum()
-        return sum(held.values())
+        logits = model.head(*training.features.train(np.arange(training.config.batch_size), 0))
+    del logits  # until here the graph keeps its storages, so that none of them has the place of another
+    return sum(held.values())
 
 
-def measure(options: argparse.Namespace, batch_size: int, bf16: bool) -> dict[str, float]:
-    "In a process of its own, which holds nothing yet."
-    quiet_transformers()
-    with tempfile.TemporaryDirectory() as temporary:
-        config = reference(options, Path(temporary), 3 * batch_size, 8, batch_size=batch_size)
-        inputs = load_inputs(config, progress=False)
-        before = anonymous()
-        trainer = Trainer(config, inputs, Path(temporary), torch.device("cpu"), bf16)
-        trainer.model.train()
-
-        def epoch() -> None:
-            trainer.progress = Progress()
-            with tqdm(disable=True) as bar:
-                train_epoch(trainer, bar)
-
-        peak = watched(epoch)[1] - before
-        activations = activation_bytes(trainer)
-    weights = 4 * sum(parameter.numel() for parameter in trainer.model.parameters())
+def measure(options: argparse.Namespace, batch_size: int, dtype: torch.dtype) -> dict[str, float]:
+    "The peak of an epoch of three steps, and its parts."
+    with reference(options, 3 * batch_size, 8, batch_size=batch_size) as config:
+        inputs = load_inputs(config)
+        before = private_memory()
+        training = Training(config, inputs, dtype)
+        peak = seconds_and_peak(training.epoch)[1] - before
+        activations = activation_bytes(training)
+    weights = 4 * sum(parameter.numel() for parameter in training.state.model.parameters())
     parts = {"weights": weights, "gradients": weights, "optimizer": 2 * weights, "activations": activations}
     return {"peak": peak, "share": peak / sum(parts.values()), **parts}
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0]).parse_args()
+    options = parser(__doc__).parse_args()
     figures = {}
     for batch_size in (8,) if options.quick else (8, 32):
-        for bf16 in (True, False) if bf16_able(torch.device("cpu")) else (False,):
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                own = pool.apply(measure, (options, batch_size, bf16))
-            name = f"batch {batch_size} {'bf16' if bf16 else 'fp32'}"
+        for name, dtype in DTYPES.items():
+            own = in_own_process(measure, options, batch_size, dtype)
             parts = ("weights", "gradients", "optimizer", "activations")
-            listed = ", ".join(f"{part} {own[part] / 1e6:.0f}" for part in parts)
-            print(f"{name}: peak {own['peak'] / 1e6:.0f} MB, {own['share']:.2f} of the sum of {listed} MB", flush=True)
-            figures[name] = own
-    write(options, {"memory": figures})
+            sums = ", ".join(f"{part} {own[part] / 1e6:.0f}" for part in parts)
+            print(f"batch {batch_size} {name}: peak {own['peak'] / 1e6:.0f} MB,", end=" ")
+            print(f"{own['share']:.2f} of the sum of {sums} MB", flush=True)
+            figures[f"batch {batch_size} {name}"] = own
+    write_figures(options, {"memory": figures})
 
 
 if __name__ == "__main__":

@@ -3,100 +3,60 @@
 python benchmarks/partial.py [--quick] [--json FILE] [--project-root DIR --data-root DIR] [--model-name DIR]
 """
 
-import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import plain
 import torch
-from common import interleave, parser, reference, told, write
-from tqdm import tqdm
+from common import DTYPES, Training, interleave, parser, reference, seconds_of, summarize, write_figures
 
-from clipsent_nb.features import bf16_able, bf16_fast
-from clipsent_nb.model import fetch_encoder, quiet_transformers, set_trainable
-from clipsent_nb.runs import resolved_model
-from clipsent_nb.train import (
-    Progress,
-    Trainer,
-    cached_activations,
-    finish_epoch,
-    fit,
-    load_inputs,
-    new_model,
-    parameter_groups,
-    train_epoch,
-)
+from clipsent_nb.features import head_probabilities
+from clipsent_nb.model import set_trainable
+from clipsent_nb.train import fit, load_inputs, parameter_groups
 
 
-def epoch_of(config, inputs, bf16: bool) -> Callable[[], None]:
-    "An epoch of training and validation that starts at the first step every time."
-    folder = Path(config.project_root) / f"outputs/optimize/{config.cache_activations}_{bf16}"
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, inputs, folder, torch.device("cpu"), bf16)
-    trainer.save = lambda: None  # what is written costs both sides the same
-
-    def epoch() -> None:
-        trainer.progress = Progress()
-        trainer.progress.history.append({"val_f1_macro": 2.0})  # no epoch is better, so none is saved
-        with tqdm(disable=True) as bar:
-            train_epoch(trainer, bar)
-        finish_epoch(trainer)
-
-    return epoch
+def train_and_validate(training: Training) -> None:
+    training.epoch()
+    head_probabilities(training.state.model, training.features.val())
 
 
 def main() -> None:
-    flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--blocks", type=int, default=2)
+    flags = parser(__doc__)
+    flags.add_argument("--blocks", type=int, default=2, help="that are trained; 1 with --quick")
     flags.add_argument("--batch-size", type=int, default=8)
     options = flags.parse_args()
-    quiet_transformers()
-    count, held = (16, 8) if options.quick else (144, 16)
-    with tempfile.TemporaryDirectory() as temporary:
-        changes = {"trainable_blocks": options.blocks, "batch_size": options.batch_size}
-        config = reference(options, Path(temporary), count, held, **changes)
-        inputs = load_inputs(config, progress=False)
+    train, val, blocks = (16, 8, 1) if options.quick else (144, 16, options.blocks)
+    name, dtype = next(iter(DTYPES.items()))
+    changes = {"trainable_blocks": blocks, "batch_size": options.batch_size, "epochs": 1}
+    with reference(options, train, val, **changes) as config:
+        inputs = load_inputs(config)
         bare = replace(config, cache_activations=False)
-        bf16 = bf16_able(torch.device("cpu")) and bf16_fast(torch.device("cpu"))
-        started = time.perf_counter()
-        trainer = Trainer(config, inputs, Path(temporary), torch.device("cpu"), bf16)
-        for split in ("train", "val"):
-            cached_activations(trainer, split, frozen=False)
-        filling = time.perf_counter() - started
-        size = sum(path.stat().st_size for path in Path(temporary).glob("outputs/cache/activations/*.npy"))
-        name = "bf16" if bf16 else "fp32"
-        sides = {
-            f"{name}, activations kept": epoch_of(config, inputs, bf16),
-            f"{name}, computed anew": epoch_of(bare, inputs, bf16),
-        }
-        encoder = fetch_encoder(resolved_model(config), True)
-        model = new_model(config, encoder)
-        set_trainable(model, True, options.blocks)
+        kept = Training(config, inputs, dtype)
+        filling = seconds_of(lambda: kept.features.freeze(False))
+        size = sum(path.stat().st_size for path in config.cache.glob("activations/**/*") if path.is_file())
+        anew = Training(bare, inputs, dtype)
+        model = plain.new_model(config, inputs)
+        set_trainable(model, True, blocks)
         optimizer = torch.optim.AdamW(parameter_groups(model, config))
-        loaders = [plain.batches(config, encoder, csv) for csv in (config.train_csv, config.val_csv)]
-
-        def plainly() -> None:
-            plain.train(model, optimizer, loaders[0])
-            plain.answer(model, loaders[1])
-
-        figures = told(
-            f"top {options.blocks} blocks, an epoch of {count} posts and validation on {held}",
-            interleave({**sides, "plain loop, same parameters": plainly}, 1 if options.quick else 3),
-            count + held,
-        )
-        print(f"filling the cache: {filling:.1f} s once, {size / (count + held) / 1e3:.0f} kB per post")
-        runs = {
-            kept: fit(
-                replace(config, cache_activations=kept, precision="fp32", epochs=1, output_dir=Path(f"run_{kept}")),
-                progress=False,
-            ).predictions.filter(like="p_")
-            for kept in (True, False)
+        loaders = [plain.batches(config, inputs, split.posts) for split in (inputs.train, inputs.val)]
+        sides = {
+            f"{name}, activations kept": lambda: train_and_validate(kept),
+            f"{name}, computed anew": lambda: train_and_validate(anew),
+            "plain loop, same parameters": lambda: (
+                plain.train(model, optimizer, loaders[0]),
+                plain.predict(model, loaders[1]),
+            ),
         }
-        apart = float((runs[True] - runs[False]).abs().max().max())
-        print(f"answers after an epoch in fp32 differ by at most {apart:.2g}")
-    write(options, {"partial": figures | {"filling": filling, "bytes": size, "apart_fp32": apart}})
+        posts = len(inputs.train) + len(inputs.val)
+        title = f"top {blocks} blocks, an epoch of {len(inputs.train)} posts and validation on the others"
+        figures = summarize(title, interleave(sides, 1 if options.quick else 3), posts)
+        print(f"filling the cache: {filling:.1f} s once, {size / posts / 1e3:.0f} kB per post")
+        runs = [
+            fit(replace(own, precision="fp32", output_dir=f"run_{own.cache_activations}")) for own in (config, bare)
+        ]
+        difference = float(abs(runs[0].probabilities - runs[1].probabilities).max())
+    print(f"answers after an epoch in fp32 differ by at most {difference:.2g}")
+    figures |= {"filling": filling, "bytes": size, "difference_fp32": difference}
+    write_figures(options, {"partial": figures})
 
 
 if __name__ == "__main__":

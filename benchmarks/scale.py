@@ -5,126 +5,86 @@ python benchmarks/scale.py [--quick] [--json FILE] [--project-root DIR --data-ro
 Posts are repeated under new guids, each picture with other bytes behind it, so that it is a new one for the caches.
 """
 
-import argparse
-import multiprocessing
+import random
 import shutil
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-from common import parser, write
+import numpy as np
+import pandas as pd
+import torch
+from common import in_own_process, parser, posts_project, seconds_and_peak, write_figures
 
 from clipsent_nb.data import LABELS, make_splits, read_split
-from clipsent_nb.files import write_csv
-from clipsent_nb.sample import make_sample
+from clipsent_nb.files import Workspace, digest, write_csv
+from clipsent_nb.inputs import refresh_content
+from clipsent_nb.runs import TrainConfig
+from clipsent_nb.sample import tiny_clip
+from clipsent_nb.train import fit, load_inputs
+
+STAGES = {
+    "splits": lambda config: make_splits(config, val_ratio=0.1),
+    "caches": load_inputs,
+    "epoch": fit,  # reads what the caches hold
+}
 
 
-def grown(table, data_root: Path, folder: Path, count: int) -> Path:
-    "A project with so many posts: copies of the given ones, 9 of 10 for training."
+def make_project(table: pd.DataFrame, root: Path, folder: Path, count: int) -> Path:
+    "A project with so many posts: copies of the given ones, 9 of 10 for training, in split files that know no copies."
     (folder / "data").mkdir(parents=True)
-    rows = []
-    for number in range(count):
-        post = table.iloc[number % len(table)]
-        guid, picture = f"{number + 1:06}", data_root / post.image_path
-        text, image = f"data/{guid}.txt", f"data/{guid}{picture.suffix}"
-        shutil.copyfile(data_root / post.text_path, folder / text)
-        (folder / image).write_bytes(picture.read_bytes() + number.to_bytes(4, "big"))
-        rows.append({"guid": guid, "text_path": text, "image_path": image, "label": post.label, "group": guid})
-    posts = table.iloc[:0].reindex(range(count)).assign(**{name: [row[name] for row in rows] for name in rows[0]})
-    held = posts.index % 10 == 9
-    write_csv(posts[~held], folder / "train.csv")
-    write_csv(posts[held], folder / "val.csv")
-    lines = "".join(f"{row['guid']},{row['label']}\n" for row in rows)
-    (folder / "train.txt").write_text("guid,tag\n" + lines, encoding="utf-8")
-    (folder / "test_without_label.txt").write_text("guid,tag\n", encoding="utf-8")
+    posts = table.iloc[np.arange(count) % len(table)].reset_index(drop=True)
+    guids, digests, images = [f"{number + 1:06}" for number in range(count)], [], []
+    for number, post in enumerate(posts.itertuples()):
+        shutil.copyfile(root / post.text_path, folder / f"data/{guids[number]}.txt")
+        picture = (root / post.image_path).read_bytes() + number.to_bytes(4, "big")
+        images.append(f"data/{guids[number]}{Path(post.image_path).suffix}")
+        (folder / images[-1]).write_bytes(picture)
+        digests.append(digest(picture))
+    texts = [f"data/{guid}.txt" for guid in guids]
+    hashes = [f"{random.Random(number).getrandbits(64):016x}" for number in range(count)]
+    posts = posts.assign(guid=guids, group=guids, text_key=guids, text_path=texts, image_path=images)
+    posts = posts.assign(image_digest=digests, image_hash=hashes)
+    val = posts.index % 10 == 9
+    write_csv(posts[~val], folder / "train.csv")
+    write_csv(posts[val], folder / "val.csv")
+    write_csv(posts[["guid", "label"]].set_axis(["guid", "tag"], axis=1), folder / "train.txt")
+    write_csv(pd.DataFrame(columns=["guid", "tag"]), folder / "test_without_label.txt")
     return folder
 
 
-def anonymous() -> int:
-    "Bytes of this process that no file backs; elsewhere than on Linux all that are its own."
-    if sys.platform != "linux":
-        return psutil.Process().memory_full_info().uss
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-
-def watched(call: Callable[[], object]) -> tuple[float, int]:
-    "Seconds and the highest memory while a call runs."
-    peak, done = anonymous(), threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.05):
-            peak = max(peak, anonymous())
-
-    watcher, started = threading.Thread(target=watch), time.perf_counter()
-    watcher.start()
-    try:
-        call()
-    finally:
-        done.set()
-        watcher.join()
-    return time.perf_counter() - started, peak
-
-
-STAGES = ("splits", "caches", "epoch")
-
-
-def measure(stage: str, folder: Path, model: str, threads: int, results) -> None:
-    "One stage in a process of its own, as a command has it; the epoch reads what the caches hold."
-    import torch
-
-    from clipsent_nb.runs import TrainConfig
-    from clipsent_nb.train import fit, load_inputs
-
+def measure(stage: str, folder: Path, model: str, threads: int) -> tuple[float, int]:
+    "Seconds and peak memory of one stage, in a process of its own, as a command has it."
     torch.set_num_threads(threads)
-    files = {"train_csv": Path("train.csv"), "val_csv": Path("val.csv")}
     settings = {"epochs": 1, "freeze_epochs": 0, "batch_size": 32, "precision": "fp32"}
-    config = TrainConfig(project_root=folder, model_name=model, **settings, **files)
-    calls = {
-        "splits": lambda: make_splits(folder, val_ratio=0.1, progress=False),
-        "caches": lambda: load_inputs(config, progress=False),
-        "epoch": lambda: fit(config, progress=False),
-    }
-    seconds, peak = watched(calls[stage])
-    results.put({"seconds": seconds, "peak": peak})
+    config = TrainConfig(project_root=folder, model_name=model, train_csv="train.csv", val_csv="val.csv", **settings)
+    return seconds_and_peak(lambda: STAGES[stage](config))
 
 
 def main() -> None:
-    flags: argparse.ArgumentParser = parser(__doc__.splitlines()[0])
+    flags = parser(__doc__)
     flags.add_argument("--sizes", default="1000,4000,16000,64000")
     flags.add_argument("--folder", type=Path, help="where the posts are written for a while; 64k take 5 GB")
     options = flags.parse_args()
-    sizes = [200, 400] if options.quick else [int(size) for size in options.sizes.split(",")]
+    sizes = [200] if options.quick else [int(size) for size in options.sizes.split(",")]
     figures = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-        root = options.project_root
-        if root is None:
-            root = Path(temporary) / "sample"
-            make_splits(make_sample(root), val_ratio=0.2, progress=False)
-        model = options.model_name or str(make_sample(Path(temporary) / "model") / "tiny_clip")
-        table = read_split(root / "outputs/splits/train.csv")
+        project = posts_project(options, Path(temporary))
+        root = options.data_root or project
+        model = options.model_name or str(tiny_clip(Path(temporary) / "tiny_clip"))
+        table = refresh_content(read_split(project / "outputs/splits/train.csv"), Workspace(project, root))
         table = table[table.label.isin(LABELS)]
         for size in sizes:
-            folder = grown(table, options.data_root or root, Path(temporary) / str(size), size)
-            context = multiprocessing.get_context("spawn")
-            results = context.Queue()
-            own, told = {}, ""
+            folder = make_project(table, root, Path(temporary) / str(size), size)
+            own = {}
             for stage in STAGES:
-                process = context.Process(target=measure, args=(stage, folder, model, options.threads, results))
-                process.start()
-                own[stage] = results.get()
-                process.join()
-                told += f"{stage} {own[stage]['seconds']:.1f} s and {own[stage]['peak'] / 1e6:.0f} MB, "
-            kept = [path.stat().st_size for path in folder.glob("outputs/cache/**/*") if path.is_file()]
-            figures[str(size)] = own | {"cache_bytes": sum(kept)}
-            print(f"{size} posts: {told}caches on disk {sum(kept) / 1e6:.0f} MB", flush=True)
+                seconds, peak = in_own_process(measure, stage, folder, model, options.threads)
+                own[stage] = {"seconds": seconds, "peak": peak}
+                print(f"{size} posts: {stage} {seconds:.1f} s and {peak / 1e6:.0f} MB", flush=True)
+            kept = sum(path.stat().st_size for path in folder.glob("outputs/cache/**/*") if path.is_file())
+            print(f"{size} posts: caches on disk {kept / 1e6:.0f} MB", flush=True)
+            figures[str(size)] = own | {"cache_bytes": kept}
             shutil.rmtree(folder)
-    write(options, {"scale": figures})
+    write_figures(options, {"scale": figures})
 
 
 if __name__ == "__main__":

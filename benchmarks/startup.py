@@ -8,33 +8,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import interleave, parser, told, write
+from common import interleave, parser, summarize, write_figures
 
 from clipsent_nb.train import sample_run
 
 FIRST_STEP = """
 import sys
-from pathlib import Path
-from clipsent_nb import train
+from clipsent_nb.train import fit, sample_config
 
-class Done(Exception):
-    pass
-
-def update(*arguments):
-    raise Done
-
-train.update = update
-try:
-    train.fit(train.sample_config(Path(sys.argv[1]), output_dir=Path("outputs/optimize/first"), overwrite=True), False)
-except Done:
-    pass
-else:
-    raise AssertionError("no step")
+config = sample_config(sys.argv[1], output_dir="outputs/optimize/first", overwrite=True)
+fit(config, on_step=lambda state: sys.exit())
+sys.exit("no step")
 """
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0]).parse_args()
+    options = parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "sample"
         sample_run(root, epochs=1)  # fills the caches
@@ -50,7 +39,8 @@ def main() -> None:
             subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
         sides = {name: lambda words=words: start(words) for name, words in commands.items()}
-        write(options, {"startup": told("processes", interleave(sides, 1 if options.quick else 7), 1, "starts")})
+        times = interleave(sides, 1 if options.quick else 7)
+    write_figures(options, {"startup": summarize("processes", times, 1, "starts")})
 
 
 if __name__ == "__main__":

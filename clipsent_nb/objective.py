@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['LossName', 'class_weights', 'effective_number_weights', 'weighted_ce', 'focal_loss', 'loss_shares', 'make_loss',
-           'check_ids', 'check_probabilities', 'reliability_table', 'expected_calibration_error', 'metrics_from_counts',
-           'score_answers', 'absent_classes', 'score', 'plot_confusion', 'wilson_interval', 'fit_temperature',
-           'apply_temperature', 'plot_reliability']
+           'reliability_table', 'expected_calibration_error', 'score_answers', 'absent_classes', 'score',
+           'plot_confusion', 'wilson_interval', 'fit_temperature', 'apply_temperature', 'plot_reliability']
 
 # %% ../nbs/03_objective.ipynb #3f79d59c
 from collections.abc import Callable, Sequence

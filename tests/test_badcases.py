@@ -1,6 +1,6 @@
 """Bad cases: what is refused, what is carried along, and that copies of validation posts are never mistaken for train."""
 
-import builtins
+import logging
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,24 +11,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipsent_nb import badcases
 from clipsent_nb.badcases import (
     REWRITES,
-    as_read,
     augment_images,
     augment_text,
-    conflicts,
+    clean_default,
+    describe_cases,
+    find_conflicts,
     gallery,
-    label_scores,
+    make_copy_rows,
+    make_folds,
     merge,
     mine,
-    rewrites_of,
+    read_scored,
+    rewrite_text,
+    score_labels,
     score_posts,
-    with_settings_of,
+    take_settings,
 )
-from clipsent_nb.data import read_split
+from clipsent_nb.batches import Execution
+from clipsent_nb.data import find_copies, read_split
 from clipsent_nb.decoding import open_image
-from clipsent_nb.files import ClipsentError, write_csv
+from clipsent_nb.files import ClipsentError, Workspace, read_table, write_csv
+from clipsent_nb.inputs import refresh_content
 from clipsent_nb.train import fit, sample_config, sample_run
 
 CASES = Path("outputs/optimize/bad_cases.csv")
@@ -41,59 +46,150 @@ def root(tmp_path_factory):
     return root
 
 
-def write_cases(root, posts):
-    cases = posts.rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model")
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, logger="clipsent_nb")
+    return caplog
+
+
+def write_cases(root, posts, **columns):
+    cases = posts.rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model", **columns)
     write_csv(cases, root / CASES)
 
 
+def make_copies(root):
+    augment_images(workspace=Workspace(root))
+    augment_text(workspace=Workspace(root))
+
+
 def copies(root, **options):
-    augment_images(project_root=root, progress=False)
-    augment_text(project_root=root, progress=False)
-    return read_split(merge(project_root=root, progress=False, **options))
+    make_copies(root)
+    return read_split(merge(workspace=Workspace(root), **options))
 
 
-def test_copies_of_train_do_not_leak_and_copies_of_validation_do(root, capsys):
+def new_rows(root, merged):
+    return merged[~merged.guid.isin(read_split(root / "outputs/splits/train.csv").guid)]
+
+
+@pytest.mark.parametrize("columns", ["all", "no group", "neither group nor digests"])
+def test_copies_of_train_do_not_leak_and_copies_of_validation_do(root, columns):
     for split, leaked in (("train", False), ("val", True)):
         write_cases(root, read_split(root / f"outputs/splits/{split}.csv").head(6))
-        copies(root)
-        config = sample_config(root, epochs=1, train_csv=Path("outputs/optimize/train_aug.csv"))
-        run = fit(replace(config, output_dir=Path("outputs/optimize") / split), progress=False)
+        merged = copies(root)
+        dropped = {"all": [], "no group": ["group"]}.get(columns, list(merged.columns[4:]))
+        write_csv(merged.drop(columns=dropped), root / "aug.csv")
+        config = sample_config(root, epochs=1, train_csv=Path("aug.csv"), overwrite=True)
+        run = fit(replace(config, output_dir=Path("outputs/optimize") / split))
         assert run.metrics["leaked"] is leaked
 
 
-def test_merge_keeps_groups_labels_and_files(root, capsys):
+def test_merge_keeps_groups_labels_and_files(root, said):
     train, val = (read_split(root / f"outputs/splits/{name}.csv") for name in ("train", "val"))
     copied = next(group for _, group in train.groupby("group") if len(group) > 1)
     write_cases(root, pd.concat([copied, val.head(1)]))
     merged = copies(root)
-    new = merged[~merged.guid.isin(train.guid)]
+    new = new_rows(root, merged)
     assert merged.head(len(train)).equals(train[list(merged)])
     assert new.guid.str.fullmatch(r".+_(ia|ta)\d+").all() and new.guid.is_unique
     sources = pd.concat([train, val]).set_index("guid").loc[new.guid.str.replace(r"_(ia|ta)\d+$", "", regex=True)]
     assert new.label.tolist() == sources.label.tolist() and new.group.tolist() == sources.group.tolist()
     assert all((root / path).is_file() for path in [*new.text_path, *new.image_path])
-    merge(project_root=root)
-    assert f"guid {val.guid[0]}" in capsys.readouterr().out
+    assert f"guid {val.guid[0]}. If they validate, scores leak" in said.text
 
 
 def test_posts_with_doubtful_labels_are_not_copied_unless_asked_for(root):
     posts = read_split(root / "outputs/splits/train.csv").head(3)
     write_cases(root, posts)
-    cases = pd.read_csv(root / CASES, dtype=str)
-    write_csv(cases.assign(kind=["label", "conflict", "model"]), root / CASES)
-    augment_images(project_root=root, progress=False)
-    augment_text(project_root=root, progress=False)
+    write_csv(read_table(root / CASES).assign(kind=["label", "conflict", "model"]), root / CASES)
+    make_copies(root)
     for skip, expected in ((True, {posts.guid[2]}), (False, set(posts.guid))):
-        merged = read_split(merge(project_root=root, skip_suspect=skip, progress=False))
+        merged = read_split(merge(skip_suspect=skip, workspace=Workspace(root)))
         assert set(merged.guid[merged.guid.str.contains("_ia")].str.removesuffix("_ia1")) == expected
+
+
+def test_copies_do_not_bring_back_a_label_that_was_corrected(root, said):
+    train = read_split(root / "outputs/splits/train.csv")
+    write_cases(root, train.head(3))
+    make_copies(root)
+    label = "negative" if train.label[0] != "negative" else "positive"
+    write_csv(train.assign(label=train.label.mask(train.guid == train.guid[0], label)), root / "corrected.csv")
+    merged = read_split(merge(Path("corrected.csv"), workspace=Workspace(root)))
+    sources = set(new_rows(root, merged).group)
+    assert sources == set(train.group[1:3]) and f"guid {train.guid[0]} changed since" in said.text
+
+
+@pytest.mark.parametrize("column", ["text_path", "image_path"])
+@pytest.mark.parametrize("moment", ["before the copies", "after the copies"])
+def test_copies_of_a_text_or_picture_that_changed_since_are_left_out(root, tmp_path, said, column, moment):
+    train = read_split(root / "outputs/splits/train.csv")
+    write_cases(root, train.head(3))
+    path = root / train[column][0]
+    before = path.read_bytes()
+    if moment == "after the copies":
+        make_copies(root)
+    try:
+        path.write_bytes(before + (b" and more" if column == "text_path" else b"\0"))
+        merged = copies(root) if moment == "before the copies" else read_split(merge(workspace=Workspace(root)))
+    finally:
+        path.write_bytes(before)
+    assert (
+        set(new_rows(root, merged).group) == set(train.group[1:3])
+        and f"guid {train.guid[0]} changed since" in said.text
+    )
+
+
+def test_a_list_mined_out_of_fold_from_another_training_file_is_refused(root):
+    train = read_split(root / "outputs/splits/train.csv")
+    write_cases(root, train.head(3), source="oof")
+    make_copies(root)
+    write_csv(train[1:], root / "other.csv")
+    with pytest.raises(ClipsentError, match=f"guid {train.guid[0]} .*another training file"):
+        merge(Path("other.csv"), workspace=Workspace(root))
+
+
+def test_a_second_round_numbers_its_copies_anew_and_adds_none_twice(root):
+    write_cases(root, read_split(root / "outputs/splits/train.csv").head(2))
+    first, again = copies(root), Path("outputs/optimize/second.csv")
+    assert read_split(merge(CASES.with_name("train_aug.csv"), output_csv=again, workspace=Workspace(root))).equals(
+        first
+    )
+    augment_images(seed=7, workspace=Workspace(root))
+    second = read_split(merge(CASES.with_name("train_aug.csv"), output_csv=again, workspace=Workspace(root)))
+    assert second.guid.str.extract(r"_(ia\d+)$")[0].value_counts().to_dict() == {"ia1": 2, "ia2": 2}
+
+
+def test_a_list_without_bad_cases_adds_nothing(root):
+    train = read_split(root / "outputs/splits/train.csv")
+    write_cases(root, train.head(0))
+    assert copies(root).equals(train)
+    assert gallery(read_table(root / CASES), Workspace(root)).count("<img") == 0
+
+
+def test_an_altered_picture_is_known_by_its_source_even_without_text_and_group(root):
+    source = read_split(root / "outputs/splits/train.csv")
+    source = source[source.image_hash != ""].head(1).assign(text_key="", group="")
+    write_cases(root, source)
+    table = read_table(augment_images(workspace=Workspace(root)))
+    row = make_copy_rows(table, source, "ia", source, Workspace(root))
+    assert row.image_digest.ne(source.image_digest).all()
+    assert find_copies(source.assign(guid="other", group="other"), row).all()
+
+
+def test_lists_of_other_programs_have_no_digests_and_are_taken_as_they_are(root):
+    posts = read_split(root / "outputs/splits/train.csv").head(2)
+    write_cases(root, posts)
+    columns = ["guid", "true_label", "pred_label", "text_path", "image_path"]
+    write_csv(read_table(root / CASES)[columns], root / CASES)
+    merged = copies(root)
+    assert set(new_rows(root, merged).group) == set(posts.group)
 
 
 def test_paths_outside_the_data_root_are_absolute(root, tmp_path):
     write_cases(root, read_split(root / "outputs/splits/train.csv").head(1))
     project = tmp_path / "project"
-    write_csv(pd.read_csv(root / CASES, dtype=str), project / CASES)
+    write_csv(read_table(root / CASES), project / CASES)
     write_csv(read_split(root / "outputs/splits/train.csv"), project / "outputs/splits/train.csv")
-    where = {"project_root": project, "data_root": root, "progress": False}
+    where = {"workspace": Workspace(project, root)}
     augment_images(**where)
     augment_text(**where)
     new = read_split(merge(**where)).tail(1)
@@ -102,18 +198,20 @@ def test_paths_outside_the_data_root_are_absolute(root, tmp_path):
 
 def test_pictures_are_made_once_and_again_when_the_source_changes(root):
     write_cases(root, read_split(root / "outputs/splits/train.csv").head(1))
-    table = augment_images(project_root=root, output_dir=Path("outputs/once"), num_aug=2, progress=False)
-    first = pd.read_csv(table, dtype=str)
-    assert list(first) == ["guid", "true_label", "pred_label", "image_path", "source_image"]
+    options = {"output_dir": Path("outputs/once"), "num_aug": 2, "workspace": Workspace(root)}
+    table = augment_images(**options)
+    first = read_table(table)
+    assert list(first)[:5] == ["guid", "true_label", "pred_label", "image_path", "source_image"]
     stamps = [(root / path).stat().st_mtime_ns for path in first.image_path]
-    augment_images(project_root=root, output_dir=Path("outputs/once"), num_aug=2, progress=False)
+    augment_images(**options)
     assert [(root / path).stat().st_mtime_ns for path in first.image_path] == stamps
     source = root / first.source_image[0]
     before = source.read_bytes()
     try:
         source.write_bytes(before + b"\0")
-        augment_images(project_root=root, output_dir=Path("outputs/once"), num_aug=2, progress=False)
-        assert set(pd.read_csv(table, dtype=str).image_path).isdisjoint(first.image_path)
+        write_csv(read_table(root / CASES).drop(columns="image_digest"), root / CASES)  # as if mined since
+        augment_images(**options)
+        assert set(read_table(table).image_path).isdisjoint(first.image_path)
     finally:
         source.write_bytes(before)
     assert not np.array_equal(*(np.asarray(open_image(root / path)) for path in first.image_path))
@@ -121,9 +219,9 @@ def test_pictures_are_made_once_and_again_when_the_source_changes(root):
 
 @given(st.text(alphabet=st.sampled_from("aAbo !.#@:)❤🙂é\n not the"), max_size=60), st.integers(0, 99))
 def test_rewrites_differ_from_source_and_one_another(text, seed):
-    found = rewrites_of(text, len(REWRITES), random.Random(seed))
-    assert len({as_read(one) for one in [text, *found]}) == len(found) + 1
-    assert found == rewrites_of(text, len(REWRITES), random.Random(seed))
+    found = rewrite_text(text, len(REWRITES), random.Random(seed))
+    assert len({clean_default(one) for one in [text, *found]}) == len(found) + 1
+    assert found == rewrite_text(text, len(REWRITES), random.Random(seed))
 
 
 def test_word_dropout_keeps_negations_and_feelings():
@@ -139,33 +237,46 @@ def test_label_quality_finds_planted_labels_and_needs_every_class():
     probabilities = np.eye(3)[truth] * 0.9 + 0.1 / 3
     given_labels = truth.copy()
     given_labels[:30] = (truth[:30] + 1) % 3
-    quality, suspect = label_scores(given_labels, probabilities)
+    quality, suspect = score_labels(given_labels, probabilities)
     assert set(np.flatnonzero(suspect)) <= set(range(30)) and suspect.sum() > 25
     assert quality[:30].max() < quality[30:].min()
     with pytest.raises(ClipsentError, match="positive"):
-        label_scores(np.minimum(truth, 1), probabilities)
+        score_labels(np.minimum(truth, 1), probabilities)
 
 
-def test_kinds_and_reasons():
+def toy_scores(groups, **columns):
     guids = [str(number) for number in range(6)]
     posts = pd.DataFrame({"guid": guids, "text_path": "t", "image_path": "i"})
     posts["label"] = ["negative", "neutral", "positive"] * 2
-    posts["group"] = ["0", "0", "2", "3", "4", "5"]
+    posts["group"] = groups
     probabilities = np.eye(3)[[0, 1, 2, 0, 1, 2]] * 0.8 + 0.2 / 3
     probabilities[3] = [0.3, 0.6, 0.1]  # wrong, but the label is not unlikely
     probabilities[5] = [0.3, 0.3, 0.4]
     names = [f"p_{label}" for label in ("negative", "neutral", "positive")]
-    answers = pd.DataFrame(probabilities, columns=names).assign(guid=guids, confidence=probabilities.max(axis=1))
-    answers["pred_label"] = np.take(("negative", "neutral", "positive"), probabilities.argmax(axis=1))
-    table = score_posts(posts, answers, "oof", 0.5).set_index("guid")
-    assert table.reason[guids].tolist() == ["", "", "", "wrong", "", "low_conf"]
-    assert table.kind[guids].tolist() == ["", "", "", "model", "", "unsure"]
-    assert conflicts(posts).tolist() == ["1", "0", "", "", "", ""]
+    table = pd.DataFrame(probabilities, columns=names).assign(guid=guids, confidence=probabilities.max(axis=1))
+    table["pred_label"] = np.take(("negative", "neutral", "positive"), probabilities.argmax(axis=1))
+    return posts, score_posts(posts, table.assign(**columns), "csv", 0.5).set_index("guid", drop=False)
+
+
+def test_kinds_and_reasons():
+    posts, table = toy_scores(["0", "0", "2", "3", "4", "5"])
+    assert table.reason[posts.guid].tolist() == ["", "", "", "wrong", "", "low_conf"]
+    assert table.kind[posts.guid].tolist() == ["", "", "", "model", "", "unsure"]
+    assert find_conflicts(posts).tolist() == ["1", "0", "", "", "", ""]
+
+
+def test_the_interval_of_the_error_rate_counts_copies_once():
+    alone, copied = (toy_scores(list(groups))[1] for groups in ("012345", "000345"))
+    widths = []
+    for table in (alone, copied):
+        low, high = (float(part) for part in describe_cases(table).split("interval ")[1].split("%)")[0].split("% to "))
+        widths.append(high - low)
+    assert widths[1] > widths[0] + 5
 
 
 def test_settings_come_from_the_weights(root):
     asked = sample_config(root, lr=0.5, batch_size=16, output_dir=Path("outputs/elsewhere"))
-    config, overruled = with_settings_of(root / "outputs/optimize/clip", asked)
+    config, overruled = take_settings(root / "outputs/optimize/clip", asked)
     assert config.epochs == 1 and config.lr == sample_config(root).lr and config.output_dir == asked.output_dir
     assert overruled == ["--epochs", "--batch-size", "--lr"]
 
@@ -176,11 +287,59 @@ def test_mining_given_posts_and_escaping_them(root):
     posts.loc[0, "text_path"] = "data/evil.txt"
     write_csv(posts, root / "some.csv")
     options = dict(weights=Path("outputs/optimize/clip"), csv=Path("some.csv"), output_csv=Path("out/some_bad.csv"))
-    mined = mine(sample_config(root), min_confidence=1, report=False, progress=False, **options)
+    mined = mine(sample_config(root), min_confidence=1, report=False, **options)
     assert set(mined.scored.source) == {"csv"} and len(mined.cases) == len(posts)
+    assert set(mined.scored.met) == {"no"} and "error rate" in str(mined)
     assert (root / "out/some_bad/scored.csv").is_file() and str(root) in str(mined)
-    page = gallery(mined.cases[mined.cases.text_path == "data/evil.txt"], root)
+    page = gallery(mined.cases[mined.cases.text_path == "data/evil.txt"], Workspace(root))
     assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_a_model_asked_about_its_training_posts_says_so_whatever_they_are_called(root):
+    train = read_split(root / "outputs/splits/train.csv")[["guid", "text_path", "image_path", "label"]]
+    renamed = train.head(40).assign(guid=[f"new {number}" for number in range(40)])
+    val = read_split(root / "outputs/splits/val.csv")[list(train)]
+    options = dict(weights=Path("outputs/optimize/clip"), csv=Path("asked.csv"), report=False)
+    write_csv(renamed, root / "asked.csv")
+    mined = mine(sample_config(root), output_csv=Path("out/met.csv"), **options)
+    assert set(mined.scored.met) == {"yes"} and "trained on 40 of them" in str(mined) and "error rate" not in str(mined)
+    write_csv(pd.concat([renamed, val]), root / "asked.csv")
+    mined = mine(sample_config(root), output_csv=Path("out/met.csv"), **options)
+    assert (mined.scored.met == "no").sum() == len(val) and "without those" in str(mined)
+    known = root / "outputs/optimize/clip/train_posts.csv"
+    known.rename(root / "apart.csv")
+    try:
+        assert "not known which posts" in str(mine(sample_config(root), output_csv=Path("out/met.csv"), **options))
+    finally:
+        (root / "apart.csv").rename(known)
+
+
+def test_a_post_called_na_is_mined_like_any_other(root):
+    posts = read_split(root / "outputs/splits/val.csv")
+    posts.loc[0, ["guid", "group"]] = "NA"
+    write_csv(posts, root / "na.csv")
+    options = dict(weights=Path("outputs/optimize/clip"), csv=Path("na.csv"), output_csv=Path("out/na.csv"))
+    mined = mine(sample_config(root), min_confidence=1, report=False, **options)
+    scored = read_scored(root / "out/na/scored.csv")
+    assert "NA" in set(scored.guid) and scored.margin.dtype == float
+    augment_images(Path("out/na.csv"), workspace=Workspace(root))
+    assert (
+        "NA"
+        in set(read_table(augment_text(Path("out/na.csv"), workspace=Workspace(root))).guid)
+        <= set(mined.cases.guid)
+    )
+
+
+def test_out_of_fold_says_what_its_error_rate_is(root):
+    config = sample_config(root, epochs=2, output_dir=Path("outputs/folds"))
+    posts = refresh_content(read_split(root / "outputs/splits/train.csv"), config)
+    for fold in make_folds(posts, config, 2):
+        fit(fold)
+    plan = mine(config, folds=2, execution=Execution(dry_run=True))
+    assert "2 runs" in plan and not (root / "outputs/folds/cells.json").exists()
+    mined = mine(config, folds=2, output_csv=Path("out/oof.csv"), report=False)
+    assert sorted(mined.scored.guid) == sorted(posts.guid) and mined.scored.cross_fitted.isin(posts.label).all()
+    assert "the epoch was chosen by these posts" in str(mined) and mined.scored.split_digest.nunique() == 1
 
 
 @pytest.mark.parametrize(
@@ -188,16 +347,16 @@ def test_mining_given_posts_and_escaping_them(root):
     [
         (lambda table: table.drop(columns="true_label"), "no column true_label"),
         (lambda table: table.assign(true_label="glad"), "unknown label 'glad'"),
-        (lambda table: table.assign(image_path="data/none.jpg"), "no picture for guid"),
-        (lambda table: table.assign(text_path="data/none.txt"), "1 text: cannot be used"),
+        (lambda table: table.assign(image_path="data/none.jpg"), "data/none.jpg: no such image"),
+        (lambda table: table.assign(text_path="data/none.txt"), "data/none.txt: no such text"),
     ],
 )
 def test_unusable_tables_are_refused(root, change, message):
     write_cases(root, read_split(root / "outputs/splits/train.csv").head(1))
-    write_csv(change(pd.read_csv(root / CASES, dtype=str)), root / CASES)
+    write_csv(change(read_table(root / CASES)), root / CASES)
     augment = augment_text if "text" in message else augment_images
     with pytest.raises(ClipsentError, match=message):
-        augment(project_root=root, progress=False)
+        augment(workspace=Workspace(root))
 
 
 def test_copies_of_other_bad_cases_are_refused(root):
@@ -206,20 +365,6 @@ def test_copies_of_other_bad_cases_are_refused(root):
     copies(root)
     write_cases(root, train.tail(2))
     with pytest.raises(ClipsentError, match=f"{train.guid[0]}.*not among the bad cases"):
-        merge(project_root=root, progress=False)
+        merge(workspace=Workspace(root))
     with pytest.raises(ClipsentError, match="would replace the training file"):
-        merge(project_root=root, output_csv=Path("outputs/splits/train.csv"), progress=False)
-
-
-def test_without_cleanlab_the_extra_is_named_before_any_work(root, monkeypatch):
-    usual = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.startswith("cleanlab"):
-            raise ImportError(name)
-        return usual(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(badcases, "run_many", lambda *arguments: pytest.fail("work was begun"))
-    with pytest.raises(ClipsentError, match=r"clipsent_nb\[badcases\]"):
-        mine(sample_config(root), progress=False)
+        merge(output_csv=Path("outputs/splits/train.csv"), workspace=Workspace(root))

@@ -10,19 +10,20 @@ import pandas as pd
 import pytest
 
 from clipsent_nb.compare import (
-    Contender,
-    against_baseline,
-    best_of,
-    calibrated,
+    calibrate,
     compare,
-    comparison_table,
-    contender,
-    fitted_references,
+    compare_with_first,
+    conclude_ranking,
+    describe_settings,
+    fit_references,
+    gather_contenders,
     group_seeds,
-    ranking_html,
-    settings_apart,
+    pick_best,
+    rank_contenders,
+    render_ranking,
 )
 from clipsent_nb.files import ClipsentError, write_json
+from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
 from clipsent_nb.runs import Run
 from clipsent_nb.train import fit, sample_config, sample_run
 
@@ -35,11 +36,11 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("compare") / "sample"
     sample_run(root, epochs=2)
     base = sample_config(root, head_variant="base", epochs=1, output_dir=OPTIMIZE / "baseline")
-    fit(base, progress=False)
+    fit(base)
     train, val = (pd.read_csv(root / f"outputs/splits/{name}.csv", dtype=str) for name in ("train", "val"))
     pd.concat([train, val.iloc[::2]]).to_csv(root / "outputs/splits/half.csv", index=False)
     half = replace(base, train_csv=Path("outputs/splits/half.csv"), output_dir=OPTIMIZE / "half")
-    fit(half, progress=False)
+    fit(half)
     return root
 
 
@@ -55,7 +56,7 @@ def baseline_of(root, **changes):
 
 
 def compared(root, runs="", **changes):
-    return compare(baseline_of(root, **changes), runs, report=False, progress=False)
+    return compare(baseline_of(root, **changes), runs, report=False)
 
 
 def edit_json(path, **values):
@@ -70,31 +71,33 @@ def copy_run(root, name, to, **metrics):
 
 
 def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(project):
-    answers = project / OPTIMIZE / "half/val_predictions.csv"
-    table = pd.read_csv(answers, dtype={"guid": str})
+    folder = project / OPTIMIZE / "half"
+    table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
     for label in ("negative", "neutral", "positive"):
         table[f"p_{label}"] = (table.true_label == label).astype(float)
-    table.to_csv(answers, index=False)
+    table.to_csv(folder / "val_predictions.csv", index=False)
+    (folder / "val_epochs.npy").unlink()
     found = compared(project).table.set_index("model")
-    assert found.loc["half", "val_f1_macro"] == found.val_f1_macro.max() == 1
+    assert found.loc["half", "val_f1_macro"] == found.loc["half", CROSS_FITTED] == found.val_f1_macro.max() == 1
     assert found.index[-1] == "half" and pd.isna(found.loc["half", "rank"]) and pd.isna(found.loc["half", "p"])
+    assert not found.loc["half", "may_be_best"]
     assert found["rank"].dropna().tolist() == [1, 2, 3, 4]
-    metrics = Run.load(project / OPTIMIZE / "half").metrics
+    metrics = Run.load(folder).metrics
     assert found.loc["half", "unseen_val_f1_macro"] == pytest.approx(metrics["unseen_val_f1_macro"])
-    page = ranking_html(found.reset_index())
-    assert page.count("<s>") == 5 and "<s>1.000</s>" in page
+    page = render_ranking(found.reset_index())
+    assert page.count("<s>") == 4 and "<s>1.000</s>" in page
     assert f"{metrics['unseen_val_f1_macro']:.3f} on the {metrics['unseen_val_posts']} posts not in train" in page
 
 
 def test_no_row_is_struck_out_without_a_leak(project):
     table = compared(project, str(OPTIMIZE / "clip")).table
-    assert "<s>" not in ranking_html(table) and table["rank"].tolist() == [1, 2, 3, 4]
+    assert "<s>" not in render_ranking(table) and table["rank"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_copy_of_the_baseline_is_not_distinguishable_and_no_second_seed(project):
+def test_a_copy_of_the_baseline_has_no_difference_and_is_no_second_seed(project):
     copy_run(project, "baseline", "twin")
     table = compared(project, str(OPTIMIZE / "twin")).table.set_index("model")
-    assert table.loc["twin", ["difference", "p_adjusted", "verdict"]].tolist() == [0, 1, "not distinguishable"]
+    assert table.loc["twin", ["difference", "p", "verdict"]].tolist() == [0, 1, "one seed: not judged"]
     assert table.loc["baseline", "seeds"] == 1
 
 
@@ -106,11 +109,11 @@ def test_another_seed_of_the_baseline_joins_it(project):
     assert table.loc["baseline", "seeds"] == 2 and "baseline_seed7" not in table.index
 
 
-def test_runs_on_other_posts_are_refused_if_named_and_told_if_found(project):
+def test_runs_on_other_posts_are_refused_if_named_and_listed_if_found(project):
     folder = copy_run(project, "clip", "old")
     table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
     table.iloc[3:].to_csv(folder / "val_predictions.csv", index=False)
-    with pytest.raises(ClipsentError, match="old: validated on other posts than the baseline, 3 are not in both"):
+    with pytest.raises(ClipsentError, match="old: validated on other posts than the rest, 3 are not in both"):
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "compare_opt_vs_base.csv").exists()
     result = compared(project)
@@ -123,11 +126,13 @@ def test_runs_with_other_labels_are_refused(project):
     table = pd.read_csv(answers, dtype={"guid": str})
     table.loc[0, "true_label"] = "neutral" if table.true_label[0] != "neutral" else "positive"
     table.to_csv(answers, index=False)
-    with pytest.raises(ClipsentError, match=f"relabelled: has other labels .* guid {table.guid[0]}; train one"):
+    with pytest.raises(
+        ClipsentError, match=f"relabelled: has other labels .* guid {table.guid[0]}; train the older one"
+    ):
         compared(project, str(OPTIMIZE / "relabelled"))
 
 
-def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project, capsys):
+def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project):
     shutil.rmtree(project / OPTIMIZE / "baseline")
     folder = copy_run(project, "clip", "old")
     table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
@@ -135,11 +140,9 @@ def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project,
     with pytest.raises(ClipsentError, match="old: validated on other posts"):
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "baseline").exists()
-    compare(baseline_of(project), str(OPTIMIZE / "clip"), report=False)
-    assert "baseline: trained (head_variant base, loss ce, epochs 1" in capsys.readouterr().out
+    compared(project, str(OPTIMIZE / "clip"))
     written = (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns
-    compare(baseline_of(project, epochs=9), str(OPTIMIZE / "clip"), report=False)
-    assert "baseline: read (head_variant base, loss ce, epochs 1" in capsys.readouterr().out
+    compared(project, str(OPTIMIZE / "clip"), epochs=9)
     assert (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns == written
 
 
@@ -154,22 +157,22 @@ def test_a_leaked_baseline_is_refused_before_it_is_trained(project):
 def test_changed_splits_stop_the_references_only(project):
     path = project / "outputs/splits/train.csv"
     pd.read_csv(path, dtype=str).iloc[1:].to_csv(path, index=False)
-    with pytest.raises(ClipsentError, match="train.csv: changed since the baseline .* --no-references"):
+    with pytest.raises(ClipsentError, match="train.csv: it or its posts changed since .* --no-references"):
         compared(project)
-    result = compare(baseline_of(project), references=False, report=False, progress=False)
+    result = compare(baseline_of(project), references=False, report=False)
     assert set(result.table.kind) == {"baseline", "run"}
 
 
 @pytest.mark.parametrize("name", ["outputs/compare", "outputs/compare.json"])
 def test_the_table_is_a_csv_file(project, name):
     with pytest.raises(ClipsentError, match=r"--output-csv .*: not the name of a table; give one that ends in \.csv"):
-        compare(baseline_of(project), output_csv=Path(name), report=False, progress=False)
+        compare(baseline_of(project), output_csv=Path(name), report=False)
 
 
 def test_a_baseline_alone_makes_a_table(project):
     for name in ("clip", "half"):
         shutil.rmtree(project / OPTIMIZE / name)
-    result = compare(baseline_of(project), references=False, report=False, progress=False)
+    result = compare(baseline_of(project), references=False, report=False)
     assert result.table.model.tolist() == ["baseline"] and pd.isna(result.table.verdict[0])
     assert len(pd.read_csv(result.csv)) == 1
 
@@ -184,16 +187,16 @@ def test_the_best_of_a_comparison_is_chosen_by_the_mean_over_seeds_and_never_for
         ("b_seed2", 2, "ln", 0.7, False),
         ("c", 1, "gated", 1.0, True),
     ]:
-        folder = copy_run(project, "clip", f"grid_search/{name}", best_val_f1_macro=score, leaked=leaked)
+        folder = copy_run(project, "clip", f"grid_search/{name}", **{CROSS_FITTED: score}, leaked=leaked)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         own = {"seed": seed, "head_variant": head}
         edit_json(folder / "config.json", **own, identity=config["identity"] | own)
         cells.append({"name": name, "values": {}, "state": "done", "reason": "", "seconds": 1.0})
     cells.append({"name": "d", "values": {}, "state": "failed", "reason": "broken", "seconds": 1.0})
     write_json(batch / "cells.json", {"axes": [], "cells": cells})
-    assert sorted(run.folder.name for run in best_of(batch)) == ["b", "b_seed2"]
+    assert sorted(run.folder.name for run in pick_best(batch)) == ["b", "b_seed2"]
     table = compared(project, str(OPTIMIZE / "grid_search")).table.set_index("model")
-    assert table.loc["grid_search/b", "seeds"] == 2 and table.loc["grid_search/b", "val_f1_macro_sd"] == 0
+    assert table.loc["grid_search/b", "seeds"] == 2 and table.loc["grid_search/b", f"{CROSS_FITTED}_sd"] == 0
 
 
 def test_scores_are_those_of_the_runs(project):
@@ -202,57 +205,126 @@ def test_scores_are_those_of_the_runs(project):
         metrics = Run.load(project / OPTIMIZE / name).metrics
         for score in ("acc", "f1_macro", "precision_macro", "recall_macro", "f1_neutral", "ece"):
             assert table.loc[name, f"val_{score}"] == pytest.approx(metrics[f"best_val_{score}"], abs=1e-5)
+        assert table.loc[name, CROSS_FITTED] == pytest.approx(metrics[CROSS_FITTED])
 
 
 def test_a_training_file_counts_as_a_setting(project):
     runs = [Run.load(project / OPTIMIZE / name) for name in ("half", "baseline")]
-    assert settings_apart(*runs) == "train_csv=half.csv"
+    assert describe_settings(*runs) == "train_csv=half.csv"
     assert len(group_seeds(runs)) == 2
 
 
-def test_p_values_are_corrected_for_the_number_of_rows():
-    random = np.random.default_rng(0)
-    truth = random.integers(0, 3, 120)
+def random_contender(right, posts, seeds=5):
+    "Answers of which a share is right, the same for each epoch."
+    random = np.random.default_rng(round(1000 * right))
+    truth = posts.label.to_numpy()
+    answers = np.where(random.random((seeds, 120)) < right, truth, random.integers(0, 3, (seeds, 120)))
+    return Contender(str(right), np.eye(3)[answers], answers[:, None])
 
-    def guess(right):
-        answers = np.where(random.random(120) < right, truth, random.integers(0, 3, 120))
-        return Contender(str(right), np.eye(3)[answers][None])
 
-    base, close, far = guess(0.5), guess(0.72), guess(0.98)
-    alone = against_baseline(truth, [base, close]).set_index("model")
+@pytest.fixture(scope="module")
+def posts():
+    labels = np.random.default_rng(0).integers(0, 3, 120)
+    return pd.DataFrame({"guid": [str(n) for n in range(120)], "label": labels, "group": range(120)})
+
+
+def test_p_values_are_corrected_for_the_number_of_rows(posts):
+    base, close, far = (random_contender(right, posts) for right in (0.5, 0.72, 0.98))
+    alone = compare_with_first(posts, [base, close]).iloc[1]
     crowd = [base, close, far, *(replace(base, name=f"copy {n}") for n in range(20))]
-    among = against_baseline(truth, crowd).set_index("model")
-    assert among.loc["0.72", "p"] == alone.loc["0.72", "p"] == alone.loc["0.72", "p_adjusted"]
-    assert among.loc["0.72", "p_adjusted"] > among.loc["0.72", "p"]
-    assert among.loc["0.98", "verdict"] == "better"
+    among = compare_with_first(posts, crowd)
+    assert among.p[1] == alone.p == alone.p_adjusted
+    assert among.p_adjusted[1] > among.p[1]
+    assert among.verdict[2] == "better"
+
+
+def test_copies_of_a_post_are_one_draw(posts):
+    base, better = (random_contender(right, posts) for right in (0.5, 0.9))
+    alone = compare_with_first(posts, [base, better]).iloc[1]
+    copies = pd.concat([posts] * 4, ignore_index=True)
+
+    def repeat(one):
+        return replace(
+            one, probabilities=np.tile(one.probabilities, (1, 4, 1)), predictions=np.tile(one.predictions, (1, 1, 4))
+        )
+
+    grouped = compare_with_first(copies, [repeat(base), repeat(better)]).iloc[1]
+    single = compare_with_first(copies.assign(group=range(480)), [repeat(base), repeat(better)]).iloc[1]
+    assert grouped.difference_low == pytest.approx(alone.difference_low, abs=1e-9)
+    assert grouped.mcnemar_p == pytest.approx(alone.mcnemar_p)
+    assert single.difference_low > grouped.difference_low
+
+
+def test_one_seed_is_not_judged_however_large_the_difference(posts):
+    base, perfect = random_contender(0.3, posts, seeds=1), random_contender(1.0, posts, seeds=1)
+    assert compare_with_first(posts, [base, perfect]).verdict[1] == "one seed: not judged"
+    two = [random_contender(right, posts, seeds=2) for right in (0.1, 1.0)]
+    assert compare_with_first(posts, two).verdict[1] == "better"
+
+
+def test_one_seed_is_not_judged_in_words_and_in_the_file(project):
+    result = compared(project, str(OPTIMIZE / "clip"))
+    assert str(result).count("one seed: not judged") == 3
+    written = pd.read_csv(result.csv).set_index("model")
+    assert written.seeds[["baseline", "clip", "tfidf-logistic"]].tolist() == [1, 1, 0]
+    posts, contenders, _ = gather_contenders(baseline_of(project), str(OPTIMIZE / "clip"))
+    assert "**one seed: not judged**" in conclude_ranking(result.table, posts, contenders)
 
 
 def test_temperature_is_judged_on_posts_it_was_not_fitted_on():
-    truth, probabilities = np.zeros(10, dtype=int), np.tile([0.6, 0.3, 0.1], (10, 1))
-    truth[0] = 2  # only the fold that holds post 0 is fitted without it
-    scaled = calibrated(truth, probabilities)
-    assert len(np.unique(scaled[:, 0].round(6))) == 2
-    assert scaled[0, 0] == scaled[:, 0].max()
-    assert calibrated(truth[:1], probabilities[:1]).tolist() == probabilities[:1].tolist()
+    posts, probabilities = pd.DataFrame({"label": 0, "group": range(20)}), np.tile([0.6, 0.3, 0.1], (20, 1))
+    probabilities[1::2] = [0.7, 0.2, 0.1]
+    posts.loc[0, "label"] = 2  # only the fold that holds post 0 is fitted without it
+    scaled = calibrate(posts, probabilities)
+    assert scaled[0, 0] == scaled[::2, 0].max() > scaled[::2, 0].min()
+    assert calibrate(posts[:1], probabilities[:1]).tolist() == probabilities[:1].tolist()
+    pairs = posts.assign(group=np.arange(20) // 10 * 10)  # two groups of copies: each is scaled by the other
+    pairs.loc[:, "label"] = [0] * 10 + [2] * 10
+    scaled = calibrate(pairs, probabilities)
+    assert len(np.unique(scaled[:10:2, 0].round(6))) == 1 and scaled[0, 0] < scaled[10, 0]
+
+
+def test_an_answer_that_never_changes_has_a_calibration_too(project):
+    table = compared(project, str(OPTIMIZE / "clip")).table.set_index("model")
+    assert table.loc["always-majority", "val_ece_calibrated"] == table.loc["always-majority", "val_ece"]
+
+
+def test_a_run_that_is_called_like_a_reference_is_a_row_of_its_own(project):
+    copy_run(project, "clip", "tfidf-logistic")
+    table = compared(project, str(OPTIMIZE / "tfidf-logistic")).table
+    assert len(table) == 4 and table.model.is_unique
+    kinds = table.set_index("model").kind
+    assert kinds["tfidf-logistic"] == "reference" and kinds["tfidf-logistic (run)"] == "run"
+
+
+def test_a_post_that_became_unreadable_after_the_splits_is_left_out_of_the_comparison(project, monkeypatch):
+    val = pd.read_csv(project / "outputs/splits/val.csv", dtype=str)
+    (project / val.image_path[0]).write_bytes(b"torn")
+    for name in ("baseline", "clip", "half"):
+        shutil.rmtree(project / OPTIMIZE / name)
+    lenient = dict(max_bad="50%")
+    fit(sample_config(project, epochs=1, output_dir=OPTIMIZE / "clip", **lenient))
+    result = compared(project, str(OPTIMIZE / "clip"), **lenient)  # before and after a baseline exists
+    assert set(result.table.model) == {"baseline", "clip", "always-majority", "tfidf-logistic"}
+    assert len(Run.load(project / OPTIMIZE / "baseline").predictions) == len(val) - 1
 
 
 def test_texts_without_words_are_named():
     with pytest.raises(ClipsentError, match="tfidf-logistic: cannot be fitted"):
-        fitted_references(["", " ", ""], np.array([0, 1, 2]), [""])
+        fit_references(["", " ", ""], np.array([0, 1, 2]), [""])
 
 
 def test_names_are_escaped(project):
     runs = [Run.load(project / OPTIMIZE / name) for name in ("baseline", "clip")]
-    rivals = [contender([run], project) for run in runs]
-    rivals[1] = replace(rivals[1], name="<script>")
-    truth = runs[0].predictions.sort_values("guid").true_label.map(["negative", "neutral", "positive"].index)
-    page = ranking_html(comparison_table(truth.to_numpy(), rivals))
+    posts = validation_posts(runs[0])
+    contenders = [make_contender(name, [run], posts) for name, run in zip(("base", "<script>"), runs, strict=True)]
+    page = render_ranking(rank_contenders(posts, contenders))
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
 @pytest.mark.slow
 def test_the_report_is_written_beside_the_table(project):
-    result = compare(baseline_of(project), progress=False)
+    result = compare(baseline_of(project))
     page = (project / OPTIMIZE / "compare_opt_vs_base/report.html").read_text(encoding="utf-8")
     assert result.report == project / OPTIMIZE / "compare_opt_vs_base/report.html"
-    assert page.count("<s>") == 5 and "met validation posts in training" in page
+    assert page.count("<s>") == 4 and "met validation posts in training" in page

@@ -1,6 +1,8 @@
 """Splits of awkward folders, and promises that hold for any groups."""
 
 import io
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +10,32 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
-from clipsent_nb.data import LABELS, assign_parts, class_quotas, make_splits, read_list, read_split
-from clipsent_nb.decoding import open_image
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.data import (
+    LABELS,
+    MOST_BITS,
+    MOST_PICTURES,
+    SPLIT_COLUMNS,
+    Problem,
+    assign_parts,
+    class_quotas,
+    find_copies,
+    make_splits,
+    post_file,
+    read_list,
+    read_split,
+    settle_problems,
+    with_content,
+)
+from clipsent_nb.decoding import decode_text, guess_encodings, open_image, read_text
+from clipsent_nb.files import ClipsentError, Workspace, read_table
 
 
 def write_posts(root: Path, rows: list[tuple[str, str]], test: list[str] = ()) -> Path:
     (root / "data").mkdir(parents=True)
     for guid in [guid for guid, _ in rows] + list(test):
-        colours = np.random.default_rng(abs(hash(guid)) % 2**32).integers(0, 255, (5, 5, 3)).astype(np.uint8)
+        colours = np.random.default_rng(list(guid.encode())).integers(0, 255, (5, 5, 3)).astype(np.uint8)
         Image.fromarray(colours).resize((40, 40)).save(root / f"data/{guid}.jpg")
         (root / f"data/{guid}.txt").write_text(f"a text that only post number {guid} has", encoding="utf-8")
     (root / "train.txt").write_text("guid,tag\n" + "".join(f"{guid},{tag}\n" for guid, tag in rows), encoding="utf-8")
@@ -65,27 +82,127 @@ def test_quotas_use_every_row(counts, weights):
 def test_labels_with_trouble_are_audited(tmp_path):
     rows = [*forty(), ("3", "neutral"), ("4", LABELS[4 % 3]), ("50", "joyful")]
     root = write_posts(tmp_path / "posts", rows)
-    with pytest.raises(ClipsentError, match="3 of 42 posts .*--max-bad 1% allows 0; nothing was started.*--max-bad 8%"):
-        make_splits(root, progress=False)
+    with pytest.raises(ClipsentError, match="2 of 41 posts .*--max-bad 1% allows 0; nothing was started.*--max-bad 5%"):
+        make_splits(Workspace(root))
     assert not (root / "outputs/splits").exists() and len(pd.read_csv(root / "outputs/audit.csv")) == 4
-    report = make_splits(root, max_bad="8%", progress=False)
+    report = make_splits(Workspace(root, max_bad="5%"))
     problems = report.audit.groupby("guid").problem.first()
-    assert problems["4"] == "listed twice" and problems["50"] == "unknown tag 'joyful'"
+    assert (
+        problems["4"] == "listed twice" and problems["50"] == "unknown tag 'joyful'; write negative, neutral, positive"
+    )
     assert ("3" in problems) == (LABELS[0] != "neutral")
     assert report.classes["all"].sum() == 39
+
+
+def test_a_post_counts_once_whatever_is_wrong_with_it(tmp_path):
+    root = write_posts(tmp_path / "posts", [(str(number), LABELS[number % 3]) for number in range(100)])
+    for suffix in ("txt", "jpg"):
+        (root / f"data/7.{suffix}").unlink()
+    report = make_splits(Workspace(root))  # 1 of 100, as 1% allows
+    assert report.classes["all"].sum() == 99 and report.audit.guid.tolist() == ["7", "7"]
+
+
+def test_problems_of_two_commands_are_in_one_audit_and_each_once(tmp_path):
+    workspace = Workspace(tmp_path)
+    first, second = Problem("1", "data/1.txt", "empty text", "kept"), Problem("2", "data/2.txt", "no text of this name")
+    settle_problems([first], 200, "a", workspace)
+    settle_problems([first, second], 200, "b", workspace)
+    assert read_table(workspace.audit_csv).guid.tolist() == ["1", "2"]
+
+
+def test_a_guid_that_other_programs_take_for_missing_is_a_guid(tmp_path):
+    root = write_posts(tmp_path / "posts", [*forty(), ("NA", "neutral"), ("null", "neutral"), ("007", "positive")])
+    make_splits(Workspace(root))
+    splits = pd.concat([read_split(root / f"outputs/splits/{name}.csv") for name in ("train", "val")])
+    assert {"NA", "null", "007"} <= set(splits.guid) & set(splits.group)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("positive", "1", "unknown tag '1'; write negative, neutral, positive"),
+        ("positive", "积极", "unknown tag '积极'; write negative, neutral, positive"),
+        (
+            "positive",
+            '"positive,neutral"',
+            "two tags, 'positive,neutral'; make them one of negative, neutral, positive",
+        ),
+        ("2,", "2.0,", "data/2.0.txt: no text of this name, but one of 2: a program made a number of the guid"),
+    ],
+)
+def test_a_list_of_another_tool_is_refused_with_what_is_expected(tmp_path, old, new, what):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "train.txt").write_text((root / "train.txt").read_text().replace(old, new), encoding="utf-8")
+    with pytest.raises(ClipsentError, match=re.escape(what)):
+        make_splits(Workspace(root))
+
+
+def test_posts_that_are_all_copies_are_named(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    for guid, _ in forty():
+        (root / f"data/{guid}.jpg").write_bytes((root / "data/0.jpg").read_bytes())
+    with pytest.raises(ClipsentError, match="of 40; 40 of them are copies of guid 0, 'a text that only post number 0"):
+        make_splits(Workspace(root))
+
+
+def test_a_text_that_many_pictures_share_makes_no_copies(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    for guid, _ in forty()[: MOST_PICTURES + 1]:
+        (root / f"data/{guid}.txt").write_text("I posted a new photo to Facebook http://t.co/abc")
+    report = make_splits(Workspace(root))
+    assert report.duplicates.empty and "16 different pictures have this text: 'I posted" in report.audit.problem[0]
+    (root / "data/0.txt").write_text("another text")
+    assert make_splits(Workspace(root)).duplicates.posts.tolist() == [MOST_PICTURES]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "cp1252"])
+def test_a_folder_in_one_encoding_is_read_as_it_was_written_and_again_from_the_split_file(tmp_path, encoding):
+    root = write_posts(tmp_path / "posts", forty())
+    texts = ["It’s great, don’t miss post {}", "the café of Zürich, post {}", "señor – “no” {}", "é{}", "naïve {}"]
+    texts = {guid: texts[number % len(texts)].format(guid) for number, (guid, _) in enumerate(forty())}
+    for guid, text in texts.items():
+        (root / f"data/{guid}.txt").write_bytes(text.encode(encoding))
+    report = make_splits(Workspace(root))
+    assert set(report.posts.encoding) == {encoding}
+    for row in read_split(root / "outputs/splits/train.csv").itertuples():
+        assert read_text(root / row.text_path, row.encoding) == (texts[row.guid], encoding)
+
+
+def test_a_text_that_is_unclear_is_read_like_the_others_of_its_folder():
+    clear, unclear = "It’s".encode("cp1252"), "囧".encode("gb18030")
+    assert guess_encodings([unclear]) == ["gb18030"]
+    assert guess_encodings([clear, unclear, b"plain"]) == ["cp1252", "cp1252", ""]
+
+
+def test_a_named_encoding_is_used_for_what_is_not_utf_8_and_a_wrong_guess_is_audited(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/1.txt").write_bytes("Привет, как дела".encode("cp1251"))
+    assert make_splits(Workspace(root)).audit.problem.tolist() == ["unusual characters, read as cp1252"]
+    report = make_splits(Workspace(root), encoding="cp1251")
+    assert report.audit.empty and report.posts.set_index("guid").start["1"] == "Привет, как дела"
+    assert read_text(root / "data/1.txt", report.posts.set_index("guid").encoding["1"])[0] == "Привет, как дела"
+    with pytest.raises(ClipsentError, match="1 of 40 posts .*data/1.txt: not utf-8; save"):
+        make_splits(Workspace(root), encoding="utf-8")
+    for none in ("klingon", ""):
+        with pytest.raises(ClipsentError, match=f"--encoding {none}: no such encoding"):
+            make_splits(Workspace(root), encoding=none)
+
+
+def test_a_file_that_was_saved_as_utf_8_after_the_split_is_read_as_utf_8():
+    assert decode_text("天气真好".encode(), "gb18030") == ("天气真好", "utf-8")
 
 
 def test_a_folder_without_test_list_is_fine(tmp_path):
     root = write_posts(tmp_path / "posts", forty())
     (root / "test_without_label.txt").unlink()
-    report = make_splits(root, progress=False)
+    report = make_splits(Workspace(root))
     assert report.classes.loc["test", "all"] == 0
     assert "0 groups over 0 posts; 0 with conflicting labels, 0 across" in str(report)
 
 
 def test_path_with_blanks_and_accents(tmp_path):
     root = write_posts(tmp_path / "Übung drei", forty(), test=["100"])
-    make_splits(root, progress=False)
+    make_splits(Workspace(root))
     assert len(read_split(root / "outputs/splits/test.csv")) == 1
 
 
@@ -93,8 +210,8 @@ def test_nothing_usable_is_one_error(tmp_path):
     root = write_posts(tmp_path / "posts", forty())
     for path in (root / "data").glob("*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(ClipsentError, match="none of its posts can be used"):
-        make_splits(root, progress=False)
+    with pytest.raises(ClipsentError, match="40 of 40 posts cannot be used; .*none is left"):
+        make_splits(Workspace(root))
 
 
 @settings(max_examples=500)
@@ -103,7 +220,8 @@ def test_any_bytes_are_a_list_or_our_error(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "list.txt"
     path.write_bytes(raw)
     try:
-        assert len(read_list(path))
+        rows, problems = read_list(path)
+        assert len(rows) or not problems
     except ClipsentError as error:
         assert "list.txt" in str(error)
 
@@ -117,11 +235,133 @@ def test_broken_split_file_is_our_error(tmp_path, content):
 
 def test_folds_of_an_earlier_call_are_gone(tmp_path):
     root = write_posts(tmp_path / "posts", forty())
-    make_splits(root, folds=5, progress=False)
-    make_splits(root, folds=3, seed=1, progress=False)
+    make_splits(Workspace(root), folds=5)
+    make_splits(Workspace(root), folds=3, seed=1)
     assert sorted(path.name for path in (root / "outputs/splits").glob("fold_*")) == ["fold_0", "fold_1", "fold_2"]
-    make_splits(root, progress=False)
+    make_splits(Workspace(root))
     assert not list((root / "outputs/splits").glob("fold_*"))
+
+
+def own_table(root: Path, guids: list[str]) -> pd.DataFrame:
+    "A table with the four columns that a user writes by hand, read as split files are."
+    rows = [(guid, f"data/{guid}.txt", f"data/{guid}.jpg", "neutral") for guid in guids]
+    pd.DataFrame(rows, columns=SPLIT_COLUMNS[:4]).to_csv(root / "own.csv", index=False)
+    return read_split(root / "own.csv")
+
+
+def test_copies_are_found_by_picture_by_text_by_likeness_by_group_and_by_name(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/10.jpg").write_bytes((root / "data/0.jpg").read_bytes())
+    (root / "data/11.txt").write_text("RT @x: A TEXT that only post number 1 has! http://t.co/a", encoding="utf-8")
+    Image.open(root / "data/2.jpg").resize((60, 60)).save(root / "data/12.jpg", quality=60)
+    posts, problems = with_content(own_table(root, ["10", "11", "12", "13", "14", "4"]), Workspace(root))
+    known, _ = with_content(own_table(root, ["0", "1", "2", "3", "4"]), Workspace(root))
+    known.loc[3, "group"] = "14"
+    assert find_copies(posts, known).tolist() == [True, True, True, False, True, True] and not problems
+
+
+def test_copies_are_found_as_one_by_one_for_any_hashes():
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 2**63, 60, dtype=np.uint64)
+    near = bits[generator.integers(0, 60, 200)] ^ (np.uint64(1) << generator.integers(0, 64, 200).astype(np.uint64))
+    for _ in range(5):
+        near = np.where(
+            generator.random(200) < 0.7, near ^ (np.uint64(1) << generator.integers(0, 64, 200).astype(np.uint64)), near
+        )
+    tables = []
+    for name, values in (("a", near), ("b", bits)):
+        hashes = [f"{value:016x}" for value in values]
+        guids = [f"{name}{number}" for number in range(len(values))]
+        tables.append(
+            pd.DataFrame({"guid": guids, "group": guids, "image_digest": "", "text_key": "", "image_hash": hashes})
+        )
+    expected = [min(int(a ^ b).bit_count() for b in bits) <= MOST_BITS for a in near]
+    assert find_copies(*tables).tolist() == expected and 0 < sum(expected) < 200
+
+
+def test_a_table_of_one_s_own_gets_content_and_its_copies_one_group(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/2.jpg").write_bytes((root / "data/1.jpg").read_bytes())
+    (root / "data/3.txt").unlink()
+    posts, problems = with_content(own_table(root, ["1", "2", "3", "4"]), Workspace(root))
+    assert posts.guid.tolist() == ["1", "2", "4"] and posts.group.tolist() == ["1", "1", "4"]
+    assert [problem.guid for problem in problems] == ["3"]
+    make_splits(Workspace(root, max_bad="10%"))
+    written = read_split(root / "outputs/splits/train.csv").set_index("guid")
+    again, _ = with_content(posts, Workspace(root / "no such folder"))  # nothing is opened twice
+    assert again.equals(posts)
+    both = posts[posts.guid.isin(written.index)].set_index("guid")[SPLIT_COLUMNS[5:]]
+    assert both.equals(written.loc[both.index, SPLIT_COLUMNS[5:]])
+
+
+def test_groups_are_kept_by_name_when_rows_without_content_join_a_split(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    make_splits(Workspace(root))
+    train = read_split(root / "outputs/splits/train.csv")
+    new = train.head(1).assign(guid="copy", group="copy", **dict.fromkeys(SPLIT_COLUMNS[5:], ""))
+    merged, _ = with_content(
+        pd.concat([train.assign(group="g" + train.group), new], ignore_index=True), Workspace(root)
+    )
+    assert merged.guid.tolist() == [*train.guid, "copy"]
+    assert merged.group.tolist() == [*("g" + train.group), "g" + train.group[0]]
+
+
+def test_a_table_that_lost_its_groups_finds_them_by_its_digests(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/2.jpg").write_bytes((root / "data/1.jpg").read_bytes())
+    make_splits(Workspace(root), val_ratio=0.05)
+    table = pd.concat([read_table(root / f"outputs/splits/{name}.csv") for name in ("train", "val")])
+    table.drop(columns="group").to_csv(root / "own.csv", index=False)
+    assert read_split(root / "own.csv").set_index("guid").group[["1", "2"]].nunique() == 1
+
+
+@pytest.mark.parametrize("table", ["sep=,\r\n{}", "\ufeff{}"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_split_file_that_a_windows_program_saved_is_read(tmp_path, table, encoding):
+    text = "guid,text_path,image_path,label\r\n1,data/1.txt,data/1.jpg,neutral\r\n"
+    (tmp_path / "own.csv").write_bytes(
+        table.format(text).removeprefix("\ufeff" * (encoding == "utf-16")).encode(encoding)
+    )
+    assert read_split(tmp_path / "own.csv").guid.tolist() == ["1"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_no_path_leads_out_of_the_data_root_by_any_way(tmp_path):
+    root, secret = write_posts(tmp_path / "posts", forty()), tmp_path / "secret"
+    secret.mkdir()
+    (secret / "1.txt").write_text("private")
+    (root / "data/sub").symlink_to(secret)
+    for path in (str(secret / "1.txt"), "data/sub/1.txt", "../secret/1.txt", "data/../../secret/1.txt"):
+        with pytest.raises(ClipsentError, match="leads out of the data root; .*--allow-outside"):
+            post_file(path, Workspace(root))
+        assert post_file(path, Workspace(root, allow_outside=True)).read_text() == "private"
+    assert post_file("..hidden/1.txt", Workspace(root)) == root / "..hidden/1.txt"
+    assert post_file(str(root / "data/1.txt"), Workspace(root)) == root / "data/1.txt"
+    project = Workspace(tmp_path / "project", data_root=root)
+    assert post_file(str(tmp_path / "project/outputs/new.jpg"), project) == tmp_path / "project/outputs/new.jpg"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_cut_picture_is_refused_whatever_the_host_program_told_pillow(kind, monkeypatch):
+    buffer = io.BytesIO()
+    Image.effect_noise((90, 60), 90).convert("RGB").save(buffer, kind)
+    for lenient in (False, True):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+        assert open_image(buffer).size == (90, 60)
+        for share in (0.99, 0.6):
+            with pytest.raises(ClipsentError, match="cut: broken"):
+                open_image(io.BytesIO(buffer.getvalue()[: int(share * buffer.tell())]), name="cut")
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_note_says(orientation):
+    image, exif, buffer = Image.effect_noise((6, 4), 90), Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(buffer, "PNG", exif=exif)
+    expected = {1: image, 2: image.transpose(0), 3: image.rotate(180), 4: image.transpose(1), 5: image.transpose(5)}
+    expected |= {6: image.rotate(-90, expand=True), 7: image.transpose(6), 8: image.rotate(90, expand=True)}
+    assert open_image(buffer).tobytes() == expected[orientation].convert("RGB").tobytes()
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")

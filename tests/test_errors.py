@@ -10,8 +10,18 @@ import torch
 from PIL import Image
 
 from clipsent_nb.data import read_split
-from clipsent_nb.errors import AXES, error_table, errors, find_slices, picture_size, script_of, text_traits
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.errors import (
+    AXES,
+    ErrorReport,
+    count_errors,
+    errors,
+    find_slices,
+    picture_size,
+    script_of,
+    text_traits,
+)
+from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.inputs import content_fingerprint
 from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)
@@ -44,7 +54,7 @@ def analyse(root: Path, table: pd.DataFrame, folder: Path, **flags):
     folder.mkdir(exist_ok=True)
     table.to_csv(folder / "bad.csv", index=False)
     flags = {"badcase_csv": folder / "bad.csv", "output_dir": folder / "out", **flags}
-    return errors(project_root=root, report=False, progress=False, **flags)
+    return errors(workspace=Workspace(root), report=False, **flags)
 
 
 @pytest.mark.parametrize("split", ["val", "train"])
@@ -65,7 +75,7 @@ def test_only_wrong_rows_are_errors_and_the_split_is_found(root, tmp_path, split
         ("reason", "low_conf", "contradict"),
         ("reason", "other", "contradict"),
         ("pred_label", "joy", "none of the labels"),
-        ("true_label", "negative neutral", "not that of the split"),
+        ("true_label", "negative neutral", "unknown label"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(root, tmp_path, column, value, message):
@@ -74,6 +84,14 @@ def test_a_bad_row_is_named_and_nothing_is_written(root, tmp_path, column, value
     with pytest.raises(ClipsentError, match=message):
         analyse(root, table, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_was_corrected_since_is_noticed_in_a_list_without_digests(root, tmp_path):
+    table = bad_cases(root)
+    [third] = {"negative", "neutral", "positive"} - {table.true_label[0], table.pred_label[0]}
+    table.loc[0, "true_label"] = third
+    with pytest.raises(ClipsentError, match=f"guid {table.guid[0]}: true_label is not that of the split"):
+        analyse(root, table, tmp_path)
 
 
 def test_twice_the_same_post(root, tmp_path):
@@ -98,13 +116,13 @@ def test_columns_and_files_that_are_missing(root, tmp_path):
     with pytest.raises(ClipsentError, match="reason"):
         analyse(root, bad_cases(root).drop(columns="reason"), tmp_path)
     with pytest.raises(ClipsentError, match="metrics.json"):
-        errors(run=Path("nowhere"), project_root=root)
+        errors(run=Path("nowhere"), workspace=Workspace(root))
     with pytest.raises(ClipsentError, match="--run"):
-        errors(project_root=root)
+        errors(workspace=Workspace(root))
 
 
-def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path, capsys):
-    with_weights = errors(run=RUN, project_root=root, output_dir=tmp_path / "out", report=False, progress=False)
+def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path):
+    with_weights = errors(run=RUN, workspace=Workspace(root), output_dir=tmp_path / "out", report=False)
     assert set(with_weights.tables) == set(AXES) and (tmp_path / "out/error_analysis_agreement.png").is_file()
     without = analyse(root, bad_cases(root), tmp_path)
     assert "agreement" not in without.tables and not list((tmp_path / "out").glob("*agreement*"))
@@ -112,8 +130,8 @@ def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path, capsys):
 
 def test_a_broken_picture_is_named(root, tmp_path):
     split = read_split(root / "outputs/splits/val.csv")
-    split.loc[0, "image_path"] = str(tmp_path / "broken.jpg")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    split.loc[0, "image_path"] = "outputs/broken.jpg"
+    (root / "outputs/broken.jpg").write_bytes(b"no picture")
     split.to_csv(tmp_path / "val.csv", index=False)
     with pytest.raises(ClipsentError, match="broken.jpg"):
         analyse(root, bad_cases(root), tmp_path, split_csv=tmp_path / "val.csv")
@@ -138,7 +156,7 @@ def test_traits_of_odd_texts():
 
 def test_a_bucket_below_the_minimum_is_marked():
     buckets = pd.Series(["few"] * 3 + ["many"] * 30, dtype="category")
-    table = error_table(buckets, pd.Series([True] * 3 + [False] * 30), min_count=4).set_index("bucket")
+    table = count_errors(buckets, pd.Series([True] * 3 + [False] * 30), min_count=4).set_index("bucket")
     assert table.enough.to_dict() == {"few": False, "many": True}
     assert table.error_rate.to_dict() == {"few": 1, "many": 0}
 
@@ -157,22 +175,69 @@ def test_nothing_wrong_and_too_few_posts():
     assert find_slices(buckets, pd.Series([True] * 60), 50).empty
 
 
-def test_posts_that_cannot_be_read_any_more_are_left_out_and_named(root, tmp_path, capsys):
+def test_posts_that_cannot_be_read_any_more_are_left_out_and_named(root, tmp_path, caplog):
     copy = shutil.copytree(root, tmp_path / "copy")
     posts = read_split(copy / "outputs/splits/val.csv")
     lost, cut = (copy / path for path in posts.image_path[:2])
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:-200])  # its header still tells the size
-    given = {"run": RUN, "project_root": copy, "report": False, "progress": False}
-    for flags in ({"strict": True}, {"max_bad": "0%"}):
-        with pytest.raises(ClipsentError, match=rf"the answered posts: 1 of {len(posts)} posts cannot be used;"):
-            errors(**given, **flags)
-    analysis = errors(**given, max_bad="10%")
+    for limits in ({"strict": True}, {"max_bad": "0%"}):
+        with pytest.raises(ClipsentError, match=rf"the predicted posts: 2 of {len(posts)} posts cannot be used;"):
+            errors(run=RUN, workspace=Workspace(copy, **limits), report=False)
+    analysis = errors(run=RUN, workspace=Workspace(copy, max_bad="10%"), report=False)
     assert analysis.posts.guid.tolist() == posts.guid[2:].tolist()
-    assert f"2 of {len(posts)} posts cannot be used" in capsys.readouterr().err
+    assert f"2 of {len(posts)} posts cannot be used" in caplog.text
     audit = pd.read_csv(copy / "outputs/audit.csv", dtype=str)
-    assert set(posts.guid[:2]) <= set(audit.guid[audit.done == "row left out of the answered posts"])
+    assert set(posts.guid[:2]) <= set(audit.guid[audit.done == "row left out"])
     for path in posts.image_path[2:]:
         (copy / path).unlink()
     with pytest.raises(ClipsentError, match=rf"{len(posts)} of {len(posts)} posts cannot be used; .*; none is left; "):
-        errors(**given, max_bad="100%")
+        errors(run=RUN, workspace=Workspace(copy, max_bad="100%"), report=False)
+
+
+def test_a_list_from_other_posts_than_those_of_the_split_is_refused(root, tmp_path):
+    split = read_split(root / "outputs/splits/val.csv")
+    bad = bad_cases(root).assign(split_digest=content_fingerprint(split))
+    assert analyse(root, bad, tmp_path).posts.wrong.sum() == 3
+    split.drop(index=len(split) - 1).to_csv(tmp_path / "fewer.csv", index=False)
+    right = split.index[~split.guid.isin(bad.guid)][0]
+    other = {"negative": "neutral", "neutral": "positive", "positive": "negative"}[split.label[right]]
+    split.assign(label=split.label.where(split.index != right, other)).to_csv(tmp_path / "corrected.csv", index=False)
+    for name in ("fewer.csv", "corrected.csv"):
+        with pytest.raises(ClipsentError, match="mined from other posts"):
+            analyse(root, bad, tmp_path, split_csv=tmp_path / name)
+
+
+def test_a_changed_text_is_noticed_after_mining_and_after_a_run(root, tmp_path, caplog):
+    split = read_split(root / "outputs/splits/val.csv")
+    bad = bad_cases(root).assign(split_digest=content_fingerprint(split))
+    path = root / split.text_path.iloc[-1]
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + b" indeed")
+        with pytest.raises(ClipsentError, match="changed since"):
+            analyse(root, bad, tmp_path)
+        caplog.clear()
+        errors(run=RUN, workspace=Workspace(root), output_dir=tmp_path / "out", report=False)
+        assert "text or picture of some posts changed" in caplog.text
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_post_called_na_stays_in_the_analysis(root, tmp_path):
+    split = read_split(root / "outputs/splits/val.csv")
+    split.loc[0, ["guid", "group"]] = "NA"
+    split.to_csv(tmp_path / "na.csv", index=False)
+    bad = bad_cases(root)
+    bad.loc[0, "guid"] = "NA"
+    analysis = analyse(root, bad, tmp_path, split_csv=tmp_path / "na.csv", min_count=5)
+    assert "NA" in set(analysis.posts.guid)
+    assert ErrorReport.load(tmp_path / "out", 5).posts.guid.tolist() == analysis.posts.guid.tolist()
+
+
+def test_the_parts_of_a_bucket_that_are_copies_count_once():
+    wrong, buckets = pd.Series([True, False] * 20), pd.Series(["x"] * 40, dtype="category")
+    alone = count_errors(buckets, wrong, 1).iloc[0]
+    copied = count_errors(buckets, wrong, 1, pd.Series(np.tile(range(2), 20) + 2 * np.repeat(range(5), 8))).iloc[0]
+    assert (alone.total, alone.errors, copied.total, copied.errors) == (40, 20, 40, 20)
+    assert (copied.drawn_posts, copied.drawn_errors) == (10, 5) and copied.high - copied.low > alone.high - alone.low

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import emoji
@@ -18,8 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipsent_nb import inputs
-from clipsent_nb.caches import ImagePreprocessor, PixelCache, TokenTable, store_lock, text_limit, tokenize
+from clipsent_nb.caches import (
+    ImagePreprocessor,
+    Ragged,
+    RowStore,
+    file_digests,
+    pixel_rows,
+    pixel_store,
+    text_limit,
+    tokenize,
+)
 from clipsent_nb.cleaning import (
     RULES,
     RULES_VERSION,
@@ -32,8 +41,8 @@ from clipsent_nb.cleaning import (
     rule_counts,
     split_hashtags,
 )
-from clipsent_nb.files import ClipsentError, digest
-from clipsent_nb.inputs import PairInputs, augment_pixels, bucketed_batches
+from clipsent_nb.files import ClipsentError, Workspace, digest, locked, log
+from clipsent_nb.inputs import augment_pixels, bucketed_batches, find_files, inputs_from_memory, load_posts
 
 ALL_RULES = [rule.name for rule in RULES]
 
@@ -254,25 +263,26 @@ def save_pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def fill(folder: str, paths: list[Path], pause: float = 0.0) -> None:
-    "Build a store; a slow preprocessor lets processes meet."
-    inputs.COMMIT_EVERY = 4
+def store_pictures(folder: Path, paths: list[Path], pause: float = 0.0) -> tuple[RowStore, np.ndarray]:
+    "Build a store in blocks of four; a slow preprocessor lets processes meet."
     preprocessor = ImagePreprocessor(Shrinks())
     fast = preprocessor.pixels
     preprocessor.pixels = lambda image: (time.sleep(pause), fast(image))[1]
-    PixelCache(folder, preprocessor).rows(paths, workers=1, progress=False)
+    store = pixel_store(folder, preprocessor)
+    keys = file_digests(paths, Path(folder) / "digests.json")
+    rows, broken = pixel_rows(store, preprocessor, paths, keys, workers=1, block=4)
+    assert not broken
+    return store, rows
 
 
-def check_store(folder: Path, paths: list[Path]) -> PixelCache:
+def check_store(folder: Path, paths: list[Path]) -> RowStore:
     "Assert that the store holds exactly these pictures."
-    preprocessor = ImagePreprocessor(Shrinks())
-    cache = PixelCache(folder, preprocessor)
-    rows = cache.rows(paths, progress=False)
+    store, rows = store_pictures(folder, paths)
     for path, row in zip(paths, rows, strict=True):
-        assert np.array_equal(cache.pixels[row], preprocessor.pixels(Image.open(path)))
-    assert (cache.folder / "pixels.u8").stat().st_size == len(cache.digests) * cache.row_bytes
-    assert len(set(cache.digests)) == len(cache.digests)
-    return cache
+        assert np.array_equal(store.table.values[row], ImagePreprocessor(Shrinks()).pixels(Image.open(path)))
+    assert store.file.stat().st_size == len(store.keys) * store.item_bytes
+    assert len(set(store.keys)) == len(store.keys)
+    return store
 
 
 @pytest.fixture
@@ -283,76 +293,99 @@ def spawn():
 def test_processes_that_build_at_once_make_one_store(tmp_path, spawn):
     paths = save_pictures(tmp_path, 24)
     parts = [paths[:16], paths[8:]]
-    workers = [spawn.Process(target=fill, args=(tmp_path / "store", part, 0.05)) for part in parts]
+    workers = [spawn.Process(target=store_pictures, args=(tmp_path / "store", part, 0.05)) for part in parts]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert len(check_store(tmp_path / "store", paths).digests) == 24
+    assert len(check_store(tmp_path / "store", paths).keys) == 24
 
 
-def test_who_waits_for_the_lock_says_so_once(tmp_path, capsys):
+def test_who_waits_for_a_lock_says_so_once(tmp_path, caplog):
+    caplog.set_level("INFO", log.name)
+
     def wait() -> None:
-        with store_lock(tmp_path):
+        with locked(tmp_path, patience=0.1):
             pass
 
-    with store_lock(tmp_path):
+    with locked(tmp_path):
         waiting = threading.Thread(target=wait)
         waiting.start()
-        time.sleep(0.3)
+        time.sleep(0.5)
         assert waiting.is_alive()
     waiting.join(10)
     assert not waiting.is_alive()
-    assert capsys.readouterr().err.count("waiting for another process") == 1
+    assert caplog.text.count("waiting for another process") == 1
 
 
 def test_a_killed_process_loses_only_what_it_had_not_committed(tmp_path, spawn):
     paths = save_pictures(tmp_path, 40)
-    worker = spawn.Process(target=fill, args=(tmp_path / "store", paths, 0.05))
+    worker = spawn.Process(target=store_pictures, args=(tmp_path / "store", paths, 0.05))
     worker.start()
     deadline = time.monotonic() + 60
     while not list((tmp_path / "store").glob("*/index.txt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(60)
-    kept = PixelCache(tmp_path / "store", ImagePreprocessor(Shrinks())).digests
+    kept = pixel_store(tmp_path / "store", ImagePreprocessor(Shrinks())).keys
     assert 4 <= len(kept) < 40 and len(kept) % 4 == 0
-    assert check_store(tmp_path / "store", paths).digests[: len(kept)] == kept
+    assert check_store(tmp_path / "store", paths).keys[: len(kept)] == kept
 
 
 def test_a_store_that_somebody_else_extends_is_seen(tmp_path):
     paths = save_pictures(tmp_path, 6)
-    mine = PixelCache(tmp_path / "store", ImagePreprocessor(Shrinks()))
-    mine.rows(paths[:2], progress=False)
-    theirs = PixelCache(tmp_path / "store", ImagePreprocessor(Shrinks()))
-    assert theirs.rows(paths, progress=False).tolist() == [0, 1, 2, 3, 4, 5]
-    assert mine.rows(paths[::-1], progress=False).tolist() == [5, 4, 3, 2, 1, 0]
+    mine, _ = store_pictures(tmp_path / "store", paths[:2])
+    _, rows = store_pictures(tmp_path / "store", paths)
+    assert rows.tolist() == [0, 1, 2, 3, 4, 5] and len(mine.keys) == 2
+    keys = file_digests(paths[::-1], tmp_path / "digests.json")
+    rows, _ = pixel_rows(mine, ImagePreprocessor(Shrinks()), paths[::-1], keys)
+    assert rows.tolist() == [5, 4, 3, 2, 1, 0]
 
 
 def test_lost_index_or_pixels_are_rebuilt(tmp_path):
     paths = save_pictures(tmp_path, 5)
-    cache = check_store(tmp_path / "store", paths)
-    (cache.folder / "index.txt").unlink()
-    cache = check_store(tmp_path / "store", paths)
-    (cache.folder / "pixels.u8").unlink()
+    store = check_store(tmp_path / "store", paths)
+    (store.folder / "index.txt").unlink()
+    store = check_store(tmp_path / "store", paths)
+    store.file.unlink()
     check_store(tmp_path / "store", paths)
 
 
 def test_only_broken_pictures_leave_an_empty_store(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
-    cache = PixelCache(tmp_path / "store", ImagePreprocessor(Shrinks()))
-    with pytest.raises(ClipsentError, match=r"1 picture: .*\n  guid 7: .*a\.png"):
-        cache.rows([tmp_path / "a.png"], guids=["7"], progress=False)
-    assert cache.pixels.shape == (0, 3, 8, 8)
-    assert cache.rows([], progress=False).tolist() == []
+    preprocessor = ImagePreprocessor(Shrinks())
+    store = pixel_store(tmp_path / "store", preprocessor)
+    [key] = file_digests([tmp_path / "a.png"], tmp_path / "digests.json")
+    rows, broken = pixel_rows(store, preprocessor, [tmp_path / "a.png"], [key])
+    assert rows.tolist() == [-1] and broken[key].where == tmp_path / "a.png"
+    assert store.table.values.shape == (0, 3, 8, 8)
+    assert pixel_rows(store, preprocessor, [], [])[0].tolist() == []
 
 
-def test_seven_problems_are_counted_and_five_named(tmp_path):
-    cache = PixelCache(tmp_path / "store", ImagePreprocessor(Shrinks()))
-    with pytest.raises(ClipsentError) as caught:
-        cache.rows([tmp_path / f"{i}.png" for i in range(7)], progress=False)
-    assert str(caught.value).startswith("7 pictures") and str(caught.value).count("guid") == 5
+def test_a_post_without_both_files_is_counted_once(tmp_path):
+    posts = make_pairs(tmp_path)
+    for path in (tmp_path / "1.txt", tmp_path / "1.png"):
+        path.unlink()
+    readable, problems = find_files(posts, Workspace(tmp_path))
+    assert readable.guid.tolist() == ["0", "2"] and [problem.guid for problem in problems] == ["1", "1"]
+    load_posts(posts, (Tokens(), Shrinks()), {}, Workspace(tmp_path, max_bad="34%"))
+    with pytest.raises(ClipsentError, match="1 of 3 posts"):
+        load_posts(posts, (Tokens(), Shrinks()), {}, Workspace(tmp_path, max_bad="33%"))
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path):
+    [path] = save_pictures(tmp_path, 1)
+    os.utime(path, ns=(10**18, 10**18))
+    time.sleep(2.2)  # a file that changed a moment ago is not remembered
+    memory = tmp_path / "digests.json"
+    assert file_digests([path], memory) == [digest(path.read_bytes())] and memory.is_file()
+    memory.write_text(memory.read_text().replace(digest(path.read_bytes()), "0" * 32))
+    assert file_digests([path], memory) == ["0" * 32]  # not read again
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"!")
+    os.utime(path, ns=(10**18, 10**18))
+    assert file_digests([path], memory) == [digest(content[:-1] + b"!")]
 
 
 @RELAXED
@@ -366,8 +399,8 @@ def test_each_row_is_in_exactly_one_batch(lengths, batch_size, seed):
 def test_empty_tables():
     table = tokenize([], Tokens(), 12)
     assert len(table) == 0 and table.lengths.tolist() == []
-    ids, mask = TokenTable(np.empty(0, np.int32), np.array([0, 0])).padded(np.array([0]), pad_id=5)
-    assert ids.tolist() == [[5]] and mask.tolist() == [[0]]
+    ids, real = Ragged(np.empty(0, np.int32), np.array([0, 0])).padded(np.array([0]), fill=5)
+    assert ids.tolist() == [[5]] and real.tolist() == [[False]]
 
 
 def test_a_tokenizer_without_a_limit_needs_one():
@@ -390,34 +423,36 @@ def make_pairs(folder: Path) -> pd.DataFrame:
 
 def test_batches_of_a_split(tmp_path):
     pairs = make_pairs(tmp_path)
-    built = PairInputs.build(pairs, tmp_path, Tokens(), Shrinks(), {}, tmp_path / "cache", progress=False)
+    built = load_posts(pairs, (Tokens(), Shrinks()), {}, Workspace(tmp_path))
     assert built.lengths.tolist() == [9, 2, 12] and built.labels.tolist() == [2, -1, 1]
     batch = built.batch([1, 0])
     assert batch["input_ids"].shape == (2, 9) and batch["attention_mask"].sum(1).tolist() == [2, 9]
     assert batch["input_ids"].dtype == torch.int64 and batch["pixel_values"].dtype == torch.float32
 
 
-def test_absolute_paths_do_not_need_the_data_root(tmp_path):
+def test_absolute_paths_outside_need_leave(tmp_path):
     pairs = make_pairs(tmp_path)
     for column in ("text_path", "image_path"):
         pairs[column] = [str(tmp_path / path) for path in pairs[column]]
-    built = PairInputs.build(pairs, "nowhere", Tokens(), Shrinks(), {}, tmp_path / "cache", progress=False)
-    assert len(built) == 3
+    outside = Workspace(tmp_path / "project", max_bad="50%")
+    with pytest.raises(ClipsentError, match="3 of 3 posts"):
+        load_posts(pairs, (Tokens(), Shrinks()), {}, outside)
+    assert len(load_posts(pairs, (Tokens(), Shrinks()), {}, replace(outside, allow_outside=True))) == 3
 
 
 def test_a_tokenizer_without_padding_is_refused(tmp_path):
     padless = Tokens()
     padless.pad_token_id = None
     with pytest.raises(ClipsentError, match="padding token"):
-        PairInputs.from_memory(["a"], [Image.new("RGB", (9, 9))], padless, Shrinks(), {})
+        inputs_from_memory(["a"], [Image.new("RGB", (9, 9))], (padless, Shrinks()), {})
 
 
 def test_from_memory_counts_and_names(tmp_path):
     with pytest.raises(ClipsentError, match="2 texts and 1 picture"):
-        PairInputs.from_memory(["a", "b"], [Image.new("RGB", (9, 9))], Tokens(), Shrinks(), {})
+        inputs_from_memory(["a", "b"], [Image.new("RGB", (9, 9))], (Tokens(), Shrinks()), {})
     with pytest.raises(ClipsentError, match=r"absent\.png"):
-        PairInputs.from_memory(["a"], [tmp_path / "absent.png"], Tokens(), Shrinks(), {})
-    assert len(PairInputs.from_memory([], [], Tokens(), Shrinks(), {})) == 0
+        inputs_from_memory(["a"], [tmp_path / "absent.png"], (Tokens(), Shrinks()), {})
+    assert len(inputs_from_memory([], [], (Tokens(), Shrinks()), {})) == 0
 
 
 def test_augmenting_one_picture_and_odd_sizes():

@@ -33,12 +33,11 @@ from transformers import (
 )
 
 from clipsent_nb.files import ClipsentError
+from clipsent_nb.hub import encoder_identity, fetch_encoder
 from clipsent_nb.model import (
     DualEncoderClassifier,
     check_encoder,
     check_parts,
-    encoder_identity,
-    fetch_encoder,
     load_encoder,
     load_exact,
     load_processors,
@@ -131,6 +130,11 @@ def test_missing_weights_are_an_error(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ClipsentError, match="text_projection.weight"):
         load_encoder(tmp_path)
+
+
+def test_missing_processors_are_an_error(folder):
+    with pytest.raises(ClipsentError, match="tokenizer or image processor cannot be loaded"):
+        load_processors(folder)
 
 
 def test_offline_does_not_touch_the_network(monkeypatch):

@@ -1,60 +1,110 @@
-"""What a prediction refuses to do."""
+"""What a prediction takes, and what it refuses to do."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from clipsent_nb.cli import main
-from clipsent_nb.data import make_splits
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.predict import Classifier, predict_file
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import fit
+from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    root = make_sample(tmp_path_factory.mktemp("posts") / "sample")
-    make_splits(root, val_ratio=0.2, progress=False)
-    fit(TrainConfig(project_root=root, model_name="tiny_clip", epochs=1, lr=1e-3, freeze_epochs=0), progress=False)
-    return root
+    return sample_run(tmp_path_factory.mktemp("posts") / "sample", epochs=1).folder.parents[2]
+
+
+@pytest.fixture(scope="module")
+def classifier(root) -> Classifier:
+    return Classifier.load(root / WEIGHTS)
 
 
 WEIGHTS = Path("outputs/optimize/clip/best.pt")
 
 
-@pytest.mark.parametrize("output", ["train.txt", "test_without_label.txt", "data"])
+@pytest.mark.parametrize("output", ["train.txt", "test_without_label.txt", "data", "data/new.txt"])
 def test_inputs_are_not_replaced(root, output):
     before = (root / "train.txt").read_bytes()
     with pytest.raises(ClipsentError, match="--output"):
-        predict_file(WEIGHTS, Path(output), root, progress=False)
-    assert (root / "train.txt").read_bytes() == before
+        predict_file(WEIGHTS, Workspace(root), Path(output))
+    assert (root / "train.txt").read_bytes() == before and not (root / "data/new.txt").exists()
 
 
 @pytest.mark.parametrize(
-    ("texts", "images"), [([None], ["x.jpg"]), (["hi"], None), ("hi", ["x.jpg"]), (["hi"], []), ([], ["x.jpg"])]
+    ("texts", "images", "message"),
+    [
+        ([None], ["x.jpg"], "text 0: is no text but of type NoneType"),
+        (["hi"], None, "images: is one NoneType"),
+        ("hi", ["x.jpg"], "texts: is one str"),
+        (["hi"], b"picture", "images: is one bytes"),
+        (["hi"], [], "post 0: has no picture"),
+        ([], ["x.jpg"], "post 0: has no text"),
+        (["hi"], ["x.jpg"], r"picture 0 \(x.jpg\): no such picture"),
+        (["hi"], [b"no picture" * 99], "picture 0: broken"),
+        (["hi"], [7], "picture 0: broken picture"),
+        (["hi"], [np.zeros((3, 8, 8, 2))], "picture 0: broken picture"),
+        (["ok", "\ud83d"], [Image.new("RGB", (9, 9))] * 2, "text 1: holds half of a character"),
+    ],
 )
-def test_misshapen_posts_are_our_error(root, texts, images):
-    with pytest.raises(ClipsentError):
-        Classifier.load(root / WEIGHTS).predict(texts, images)
+def test_misshapen_posts_are_named_in_a_short_line(classifier, texts, images, message):
+    with pytest.raises(ClipsentError, match=message) as caught:
+        classifier.predict(texts, images)
+    assert len(str(caught.value)) < 200
 
 
-def test_weights_alone_need_the_name_of_the_encoder(root, tmp_path):
-    moved = tmp_path / "best.pt"
+def test_no_posts_give_an_empty_table(classifier):
+    table = classifier.predict(iter([]), iter([]))
+    assert len(table) == 0 and "pred_label" in table
+
+
+def test_a_picture_that_pillow_opened_and_cannot_read_is_named(classifier, root, tmp_path):
+    torn = tmp_path / "torn.jpg"
+    torn.write_bytes(next((root / "data").glob("*.jpg")).read_bytes()[:900])
+    with Image.open(torn) as lazy, pytest.raises(ClipsentError, match="picture 0: broken picture"):
+        classifier.predict(["hi"], [lazy])
+    closed = Image.open(torn)
+    closed.close()
+    with pytest.raises(ClipsentError, match="picture 0: broken picture"):
+        classifier.predict(["hi"], [closed])
+
+
+def test_columns_arrays_and_streams_are_posts(classifier, root):
+    paths = sorted((root / "data").glob("*.jpg"))[:5]
+    expected = classifier.predict(list("abcde"), paths)
+    for texts, images in (
+        (pd.Series(list("abcde"), index=list("vwxyz")), pd.Series(map(str, paths))),
+        (np.array(list("abcde")), np.array(paths, dtype=object)),
+        (iter("abcde"), (path.read_bytes() for path in paths)),
+    ):
+        if not isinstance(texts, str):
+            pd.testing.assert_frame_equal(classifier.predict(texts, images, batch_size=2), expected, atol=1e-5)
+
+
+def test_weights_alone_need_the_name_of_the_encoder_under_the_project_root(root, tmp_path, monkeypatch):
+    moved = root / "w" / "best.pt"
+    moved.parent.mkdir()
     moved.write_bytes((root / WEIGHTS).read_bytes())
-    with pytest.raises(ClipsentError, match="--model-name tiny_clip"):
-        Classifier.load(moved, offline=True)
+    monkeypatch.chdir(tmp_path)
     picture = Image.new("RGB", (50, 80), "gold")
-    answers = [
-        Classifier.load(root / WEIGHTS).predict(["lovely"], [picture]),
-        Classifier.load(moved, model_name=str(root / "tiny_clip")).predict(["lovely"], [picture]),
+    tables = [
+        Classifier.load(WEIGHTS, Workspace(root)).predict(["lovely"], [picture]),
+        Classifier.load("w/best.pt", Workspace(root), model_name="tiny_clip").predict(["lovely"], [picture]),
     ]
-    assert answers[0].equals(answers[1])
+    assert tables[0].equals(tables[1])
+    words = ["predict", "--project-root", str(root), "--weights", "w/best.pt", "--model-name", "tiny_clip"]
+    assert main([*words, "--no-progress"]) == 0
+    with pytest.raises(ClipsentError, match="no-such-model"):
+        Classifier.load("w/best.pt", Workspace(root, offline=True), model_name="no-such-model")
 
 
 @pytest.mark.parametrize(
@@ -62,9 +112,7 @@ def test_weights_alone_need_the_name_of_the_encoder(root, tmp_path):
     [
         ["predict", "--weights", str(WEIGHTS), "--batch-size", "0"],
         ["predict", "--weights", "nowhere/best.pt"],
-        ["optimize", "--seed", "-1"],
         ["splits", "--seed", "-1"],
-        ["optimize", "--model-name", "tiny_clip", "--ablate-text", "--ablate-image", "--output-dir", "both"],
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(root, flags, capsys):
@@ -81,9 +129,6 @@ def test_sample_keeps_its_hands_off_other_posts(tmp_path):
 
 
 def test_sample_is_the_same_twice(tmp_path):
-    import subprocess
-    import sys
-
     for name in "ab":  # two processes, because hash seeds differ between them
         subprocess.run([sys.executable, "-m", "clipsent_nb.cli", "sample", tmp_path / name], check=True)
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
@@ -91,8 +136,8 @@ def test_sample_is_the_same_twice(tmp_path):
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
-def test_weights_of_an_unfinished_run_are_said_to_be_so(root, capsys):
+def test_weights_of_an_unfinished_run_are_said_to_be_so(root, caplog):
     (root / WEIGHTS).with_name("last.pt").write_bytes(b"")
     Classifier.load(root / WEIGHTS)
     (root / WEIGHTS).with_name("last.pt").unlink()
-    assert "not finished" in capsys.readouterr().err
+    assert "not finished" in caplog.text

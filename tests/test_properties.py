@@ -6,7 +6,6 @@ import os
 import random
 import tomllib
 import typing
-from dataclasses import fields
 from pathlib import Path
 from types import UnionType
 
@@ -16,18 +15,16 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from clipsent_nb import data
-from clipsent_nb.badcases import rewrites_of
+from clipsent_nb.badcases import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
-from clipsent_nb.cli import parse
+from clipsent_nb.cli import flag_of, parse
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
-from clipsent_nb.data import LABELS, Audit, assign_parts, check_list, fold_tables, normalised_text, read_list
+from clipsent_nb.data import LABELS, assign_parts, check_list, fold_tables, normalised_text, read_list
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
-from clipsent_nb.files import ClipsentError, atomic_write, write_together
-from clipsent_nb.runs import TrainConfig
-from clipsent_nb.stage import flag, flags_of, words_of
-from clipsent_nb.train import check_config, plain_config
+from clipsent_nb.files import ClipsentError, Workspace, atomic_write, write_together
+from clipsent_nb.runs import TrainConfig, config_values
+from clipsent_nb.stage import DECIDED, Plan
 
 MANY = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))
@@ -35,7 +32,7 @@ SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 # --- settings: from a file of settings to flags to a run folder and back
 
 NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=20)
-WORD = NAME.filter(lambda name: name not in (".", "..", "None") and name.strip() == name)
+WORD = NAME.filter(lambda name: name not in (".", "..") and name.strip() == name)
 PATHS = st.lists(WORD, min_size=1, max_size=3).map(lambda names: Path(*names))
 NUMBERS = {
     "dropout": st.floats(0, 1, exclude_max=True),
@@ -46,12 +43,13 @@ NUMBERS = {
     "head_lr": st.floats(0, 1e3, exclude_min=True),
     "epochs": st.integers(1, 10**6),
     "batch_size": st.integers(1, 10**6),
+    "max_bad": st.integers(0, 100).map("{}%".format),
 }
 
 
 def values_of(name: str, kind: object) -> st.SearchStrategy:
     "Values that a field of the configuration may have."
-    if isinstance(kind, UnionType):
+    if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union:
         [own] = [part for part in typing.get_args(kind) if part is not type(None)]
         return st.none() | values_of(name, own)
     if typing.get_origin(kind) is typing.Literal:
@@ -62,8 +60,10 @@ def values_of(name: str, kind: object) -> st.SearchStrategy:
     return NUMBERS.get(name, kinds[kind])
 
 
-CONFIGS = st.builds(
-    TrainConfig, **{name: values_of(name, kind) for name, kind in typing.get_type_hints(TrainConfig).items()}
+KINDS = typing.get_type_hints(TrainConfig)
+SETTINGS = st.fixed_dictionaries({name: values_of(name, kind) for name, kind in KINDS.items()})
+CONFIGS = SETTINGS.filter(lambda values: not (values["ablate_text"] and values["ablate_image"])).map(
+    lambda values: TrainConfig(**values)
 )
 
 
@@ -80,67 +80,66 @@ def as_toml(values: dict[str, object]) -> str:
     return "".join(f"{name} = {written(value)}\n" for name, value in values.items() if value is not None)
 
 
-def from_json(text: str) -> TrainConfig:
-    "A configuration from the settings in a config.json."
-    values, hints = json.loads(text), typing.get_type_hints(TrainConfig)
+def words_of(values: dict[str, object]) -> list[str]:
+    "The flags of a command line with these values."
+    words = []
     for name, value in values.items():
-        if isinstance(value, list):
-            values[name] = tuple(value)
-        elif isinstance(value, str) and Path in (hints[name], *typing.get_args(hints[name])):
-            values[name] = Path(value)
-    return TrainConfig(**values)
-
-
-def asked_for(words: list[str]) -> TrainConfig:
-    "The configuration that a command line of `clipsent optimize` stands for."
-    call = parse("optimize", words)
-    [config] = [value for value in (*call.args, *call.keywords.values()) if isinstance(value, TrainConfig)]
-    return config
+        flag = flag_of(name)
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words
 
 
 @SOME
 @given(CONFIGS)
 def test_settings_survive_a_file_of_settings_a_command_line_and_a_run_folder(config):
-    stored = json.dumps(plain_config(config))
-    assert from_json(stored) == config
+    stored = json.dumps(config_values(config))
+    assert TrainConfig(**json.loads(stored)) == config  # also what a report is given
     read = tomllib.loads(as_toml(json.loads(stored)))
     assert read == {name: value for name, value in json.loads(stored).items() if value is not None}
-    words = [word for name, value in read.items() for word in flag(name, value)]
-    assert asked_for(words) == config
-    assert plain_config(TrainConfig(**json.loads(stored))) == json.loads(stored)  # what a report is given
+    assert parse("optimize", words_of(read)).keywords["config"] == config
+    texts = {name: value if isinstance(value, list) else str(value) for name, value in read.items()}
+    assert TrainConfig(**texts) == config  # as papermill or YAML may give them
 
 
 @SOME
 @given(CONFIGS)
-def test_the_table_of_shared_settings_reaches_the_command_line_of_a_step(config):
-    decided = {"project_root", "data_root", "output_dir", "train_csv"}
-    shared = {name: value for name, value in plain_config(config).items() if name not in decided and value is not None}
-    settings = {"train": shared, "batch": {}, "baseline": {}}
-    command, *words = words_of("baseline", settings, {"project_root": config.project_root, "progress": False})
-    found = asked_for(words)
-    assert command == "optimize" and found.project_root == config.project_root
-    assert {name: plain_config(found)[name] for name in shared} == shared
+def test_the_table_of_shared_settings_reaches_every_step_that_trains(config):
+    values = config_values(config)
+    shared = {name: value for name, value in values.items() if name not in DECIDED and value is not None}
+    root = Workspace(config.project_root)
+    for name in ("baseline", "grid", "heads"):
+        [call] = Plan(name, {"train": shared, "batch": {}, name: {}}, root).calls
+        assert {key: config_values(call["config"])[key] for key in shared} == shared, name
+        assert call["config"].project_root == config.project_root
+
+
+JUNK = st.sampled_from(["", "x", "-1", "nan", "inf", "1.5", "[1]", "yes please"]) | st.sampled_from(
+    [-1, 0, 1.5, math.nan, math.inf, True, None, [], [1], {}, b"x", 10**400]
+)
 
 
 @MANY
-@given(CONFIGS)
-def test_settings_are_usable_or_refused_by_the_name_of_their_flag(config):
-    flags = {f"--{name.replace('_', '-')}" for name in flags_of("optimize")["config"]}
+@given(st.sampled_from(sorted(KINDS)), JUNK)
+def test_a_setting_is_usable_or_refused_by_the_name_of_its_flag(name, value):
     try:
-        check_config(config)
+        config = TrainConfig(**{name: value})
     except ClipsentError as error:
-        assert str(error).split(" ")[0].rstrip(":") in flags
+        assert str(error).split(" ")[0].rstrip(":") == flag_of(name)
+        assert len(str(error)) < 2000
+    else:
+        assert TrainConfig(**config_values(config)) == config
 
 
 @pytest.mark.parametrize("value", [math.nan, -1.0, math.inf])
 def test_numbers_that_are_none_are_refused(value):
     for name in ("lr", "head_lr", "weight_decay", "dropout", "warmup_ratio"):
         with pytest.raises(ClipsentError, match=f"--{name.replace('_', '-')}"):
-            check_config(TrainConfig(**{name: value}))
-
-
-def test_every_setting_is_among_those_tried():
-    assert {field.name for field in fields(TrainConfig)} == set(typing.get_type_hints(TrainConfig))
+            TrainConfig(**{name: value})
 
 
 # --- files: old or new, never half
@@ -199,7 +198,7 @@ def test_a_disk_that_fails_at_the_last_moment_leaves_the_old_file(tmp_path, monk
     def fails(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(data.os, step, fails)
+    monkeypatch.setattr(os, step, fails)
     with pytest.raises(type(failure)):
         with atomic_write(tmp_path / "a.csv") as file:
             file.write("new")
@@ -301,7 +300,7 @@ def test_corruptions_and_rewordings_take_any_text_that_a_file_can_hold(text, see
     text = without_surrogates(text)
     for name in TEXT_CORRUPTIONS:
         corrupt_text(text, "1", name, 5, seed).encode("utf-8")
-    for changed in rewrites_of(text, 3, random.Random(seed)):
+    for changed in rewrite_text(text, 3, random.Random(seed)):
         changed.encode("utf-8")
 
 
@@ -326,12 +325,12 @@ ROWS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(LABELS)), min_size
 
 @MANY
 @given(st.lists(st.sampled_from(LABELS), min_size=1, max_size=120), st.lists(st.integers(1, 9), min_size=2, max_size=5))
-def test_class_shares_are_within_one_row_for_unequal_parts_too(labels, weights):
+def test_class_shares_are_within_two_rows_for_unequal_parts(labels, weights):
     shares = np.array(weights) / sum(weights)
     parts = assign_parts(labels, [str(number) for number in range(len(labels))], shares, 0)
     for label in LABELS:
         found = np.bincount(parts[np.array(labels) == label], minlength=len(shares))
-        assert np.abs(found - shares * labels.count(label)).max() < 1 + 1e-9
+        assert np.abs(found - shares * labels.count(label)).max() < (1 if len(shares) == 2 else 2) + 1e-9
 
 
 @MANY
@@ -374,19 +373,18 @@ def test_each_row_of_a_list_is_used_or_named_or_the_list_is_refused(tmp_path_fac
     path = tmp_path_factory.getbasetemp() / "rows.txt"
     text = end.join(["guid,tag"] * header + lines)
     path.write_bytes(text.encode())
-    audit = Audit([])
     try:
-        rows = read_list(path, audit)
+        rows, strange = read_list(path)
     except ClipsentError as error:
         assert "rows.txt" in str(error)
         return
-    kept = check_list(rows, "rows.txt", audit, labelled)
+    kept, odd = check_list(rows, "rows.txt", labelled)
     assert kept.guid.is_unique and (not labelled or kept.label.isin(LABELS).all())
-    told = [int(file.removeprefix("rows.txt:")) for _, file, _, _ in audit.rows]
+    told = [int(problem.file.removeprefix("rows.txt:")) for problem in strange + odd]
     assert sorted([*kept.line, *told]) == sorted(set(kept.line) | set(told))  # once each
     written = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     filled = [number for number, line in enumerate(written, 1) if line.strip("\ufeff").strip()]
-    own = filled[1:] if written[filled[0] - 1].strip("\ufeff ").lower().startswith("guid") else filled
+    own = filled[1:] if written[filled[0] - 1].strip("\ufeff ").lower().startswith(("guid", "id")) else filled
     assert set(own) <= {*kept.line, *told} <= set(filled)
     for row in kept.itertuples():
         assert row.guid in written[row.line - 1]
@@ -396,7 +394,6 @@ def test_each_row_of_a_list_is_used_or_named_or_the_list_is_refused(tmp_path_fac
 @given(st.lists(st.tuples(st.sampled_from("123456"), st.sampled_from([*LABELS, "", "joy"])), max_size=20))
 def test_a_guid_is_used_only_if_its_rows_agree(rows):
     table = pd.DataFrame([(*row, number) for number, row in enumerate(rows, 1)], columns=["guid", "label", "line"])
-    audit = Audit([])
-    kept = check_list(table.astype({"guid": str, "label": str}), "train.txt", audit)
+    kept, _ = check_list(table.astype({"guid": str, "label": str}), "train.txt")
     tags = {guid: {tag for own, tag in rows if own == guid and tag in LABELS} for guid, _ in rows}
     assert dict(zip(kept.guid, kept.label, strict=True)) == {g: next(iter(t)) for g, t in tags.items() if len(t) == 1}

@@ -13,12 +13,15 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
+import templates
 from fastcore.docments import docments
 from readme import readme
 
 import clipsent_nb
 from clipsent_nb.cli import COMMANDS, load
 from clipsent_nb.files import ClipsentError
+from clipsent_nb.runs import TrainConfig
+from clipsent_nb.train import sample_config
 
 ROOT = Path(__file__).parents[1]
 MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}
@@ -72,13 +75,15 @@ def test_version_stands_in_one_place():
     assert settings["DEFAULT"]["version"] == clipsent_nb.__version__
 
 
-def test_report_parameters_are_the_fields_of_the_configuration():
-    from clipsent_nb.runs import TrainConfig
-
-    cells = json.loads((ROOT / "nbs/reports/run.ipynb").read_text(encoding="utf-8"))["cells"]
-    [parameters] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    names = re.findall(r"^(\w+):", "".join(parameters["source"]), flags=re.M)
-    assert names == list(TrainConfig.__dataclass_fields__)
+def test_parameters_of_a_run_are_the_fields_of_the_configuration_with_their_values_and_comments():
+    notebook = json.loads(templates.TEMPLATE.read_text(encoding="utf-8"))
+    source = "".join(templates.cell_of(notebook)["source"])
+    assert source == templates.parameters(), "run make templates"
+    values = {}
+    exec(source, values)
+    assert TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__}) == sample_config(
+        Path("outputs/sample")
+    )
 
 
 def test_importing_the_package_and_the_command_line_is_light():
@@ -108,3 +113,14 @@ def test_every_error_says_where_and_what(path):
 def test_errors_travel_between_processes():
     error = ClipsentError(Path("train.txt"), "empty", todo="fill it")
     assert str(pickle.loads(pickle.dumps(error))) == str(error) == "train.txt: empty; fill it"
+
+
+def test_no_name_is_public_twice():
+    homes: dict[str, list[str]] = {}
+    for path in (ROOT / "clipsent_nb").glob("[a-z]*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                for name in ast.literal_eval(node.value):
+                    homes.setdefault(name, []).append(path.stem)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+    assert len(homes) > 100

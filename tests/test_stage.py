@@ -1,131 +1,166 @@
-"""The order of the stage, what is skipped, what is blocked, and what is left when a step fails or is killed."""
+"""The order of the stage, what is repeated, what is blocked, and what is left when a step fails or is killed."""
 
-import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from clipsent_nb import stage
-from clipsent_nb.files import ClipsentError, digest, read_json, write_json
-from clipsent_nb.grid import Comparison
-from clipsent_nb.stage import STEPS, chosen, essence, flags_of, read_settings, run_stage, words_of
+from clipsent_nb.cli import load, settable
+from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table, write_csv, write_json
+from clipsent_nb.runs import TrainConfig
+from clipsent_nb.stage import STEPS, Plan, choose_steps, judge_final, read_scores, read_settings, run_stage
 
 
 class Broken(Exception):
     "Stands for a kill."
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
+class Project:
     "A project whose commands only write what they would leave; `done` names them, `failing` has errors."
 
-    class Project:
-        root, done, failing, settings = tmp_path / "project", [], {}, tmp_path / "settings.toml"
+    def __init__(self, folder: Path) -> None:
+        self.root, self.settings = folder / "project", folder / "settings.toml"
+        self.done, self.failing, self.overwritten = [], {}, []
+        (self.root / "data").mkdir(parents=True)
+        for guid in range(4):
+            (self.root / f"data/{guid}.txt").write_text(f"post {guid}")
+            (self.root / f"data/{guid}.jpg").write_bytes(bytes([guid]))
+        (self.root / "train.txt").write_text("0,positive\n1,negative\n2,neutral\n")
+        (self.root / "test_without_label.txt").write_text("3,null\n")
 
-        def run(self, **flags):
-            settings = self.settings if self.settings.is_file() else None
-            return run_stage(settings, self.root, progress=False, **flags)
+    def run(self, **flags: object) -> list[str]:
+        "What a call of the stage does."
+        before = len(self.done)
+        run_stage(self.settings if self.settings.is_file() else None, Workspace(self.root), **flags)
+        return self.done[before:]
 
-    own = Project()
-    (own.root / "data").mkdir(parents=True)
-    (own.root / "data/1.txt").write_text("a post")
-    (own.root / "train.txt").write_text("1,positive")
+    def make_calls(self, plan: Plan) -> list[dict[str, object]]:
+        known = TrainConfig.__dataclass_fields__
+        config = TrainConfig(project_root=self.root, **{key: plan.values[key] for key in plan.values if key in known})
+        return [{"config": config} | {key: plan.values[key] for key in plan.values if key not in {*known, "jobs"}}]
 
-    def perform(name, words):
-        own.done.append(name)
-        if error := own.failing.get(name):
+    def call_command(self, plan: Plan, overwrite: bool) -> list[str]:
+        self.done.append(plan.name)
+        self.overwritten += [plan.name] * overwrite
+        if error := self.failing.get(plan.name):
             raise error
-        paths = [path for earlier in STEPS[name].needs for path in STEPS[earlier].makes]
-        seen = digest(b"".join((own.root / path).read_bytes() for path in paths))
-        for path in (*STEPS[name].makes, STEPS[name].report):
-            if path:
-                target = own.root / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(f"{name} {words} {seen}")
-                if target.name == "metrics.json":
-                    scores = {"best_val_f1_macro": 0.5, "best_val_f1_macro_interval": [0.4, 0.6]}
-                    write_json(target, scores | {"leaked": False, "words": words, "seen": seen})
-                if name == "compare" and target.suffix == ".csv":
-                    row = {"model": "final_clip_aug", "leaked": False, "verdict": "better", "difference": 0.1}
-                    pd.DataFrame([row | {"difference_low": 0.05, "difference_high": 0.15}]).to_csv(target, index=False)
-                if target.suffix == ".txt":
-                    target.write_text("guid,tag\n1,positive\n")
+        seen = digest(f"{stage.step_inputs(plan.name, Workspace(self.root))} {plan.values}".encode())
+        for path in plan.files:
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path in (stage.TRAIN, stage.VAL, stage.TEST, stage.BAD_CASES, stage.TRAIN_AUG):
+                guids = {stage.VAL: "2", stage.TEST: "3"}.get(path, "0 1").split()
+                posts = pd.DataFrame({"guid": guids, "seen": [seen] * len(guids)})
+                if path in (stage.TRAIN, stage.VAL, stage.TEST):  # decides nothing about these
+                    posts = posts.assign(seen="")
+                posts = posts.assign(text_path="data/" + posts.guid + ".txt", image_path="data/" + posts.guid + ".jpg")
+                write_csv(posts, target)
+            elif target.name == "metrics.json":
+                write_json(target, {"best_val_f1_macro": 0.5, "leaked": False, "seen": seen})
+            else:
+                target.write_text(f"{plan.name} {seen}")
+        return [plan.name]
 
-    def parse_step(name, words, overwrite, settings):
-        return lambda: perform(name, words)
 
-    monkeypatch.setattr(stage, "parse_step", parse_step)
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Project:
+    own = Project(tmp_path)
+    monkeypatch.setattr(stage, "make_calls", own.make_calls)
+    monkeypatch.setattr(stage, "call_command", own.call_command)
+    monkeypatch.setattr(stage, "refuse_lacking", lambda plan: None)
+    page = own.root / "outputs/reports/index.html"
+    monkeypatch.setattr(stage, "write_index", lambda workspace: page.write_text(stage.list_steps(workspace)))
     return own
 
 
 def test_everything_is_done_once_in_order(project):
-    said = project.run()
-    assert project.done == list(STEPS)
-    assert "all 14 steps" in said
-    project.run()
-    assert project.done == list(STEPS)
+    assert project.run() == list(STEPS)
     page = (project.root / "outputs/reports/index.html").read_text(encoding="utf-8")
-    assert (
-        "No leak" in page
-        and "1 positive" in page
-        and "better: +0.100" in page
-        and page.count(">report</a>") == sum(step.report is not None for step in STEPS.values())
-    )
+    assert page.count(">report</a>") == sum(bool(step.folder) for step in STEPS.values())
+    assert project.run() == []
+
+
+def test_the_page_is_left_alone_where_nothing_was_done(project, monkeypatch):
+    project.run()
+    monkeypatch.setattr(stage, "write_index", lambda workspace: pytest.fail("made again"))
+    project.run()
 
 
 def test_a_lost_file_is_made_again_with_what_depends_on_it(project):
     project.run()
-    project.done.clear()
-    (project.root / "outputs/optimize/bad_cases.csv").unlink()
-    project.run()
-    assert project.done == ["mine"]  # its content is the same, so nothing else changes
+    (project.root / stage.BAD_CASES).unlink()
+    assert project.run() == ["mine"]  # its content is the same, so nothing else changes
 
 
 def test_a_changed_setting_repeats_its_step_and_what_follows(project):
     project.run()
-    project.done.clear()
     project.settings.write_text("[mine]\nmin_confidence = 0.3\n")
-    project.run()
-    assert project.done[0] == "mine" and {"merge", "retrain", "predict", "errors", "compare"} <= set(project.done)
-    assert not {"splits", "baseline", "grid", "heads", "preprocess", "robustness"} & set(project.done)
+    repeated = project.run()
+    assert repeated[0] == "mine" and {"merge", "retrain", "predict", "errors", "compare"} <= set(repeated)
+    assert not {"splits", "baseline", "grid", "heads", "preprocess", "robustness"} & set(repeated)
 
 
-def test_speed_and_place_are_no_settings(project):
+def test_speed_and_place_are_no_settings(project, tmp_path):
     project.run()
-    project.done.clear()
-    project.settings.write_text("[batch]\njobs = 2\n[train]\nnum_workers = 3\n")
-    project.run()
-    assert not project.done
+    project.settings.write_text("[batch]\njobs = 2\n[train]\nnum_workers = 3\nlr = '0.000008'\n")
+    assert project.run() == []
+    project.root = project.root.rename(tmp_path / "moved")
+    assert project.run() == []
 
 
-def test_a_new_post_begins_anew(project):
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("data/3.txt", {"splits", "predict"}),  # of the test list
+        ("data/2.jpg", {"splits", "baseline", "grid", "heads", "preprocess", "robustness", "retrain"}),  # of validation
+        ("data/0.txt", set(STEPS)),  # of training, and a bad case
+        ("train.txt", {"splits"}),  # which finds that the tables are the same
+    ],
+)
+def test_a_changed_text_or_picture_repeats_what_reads_it_and_no_more(project, file, expected):
     project.run()
-    project.done.clear()
-    (project.root / "data/2.txt").write_text("another")
+    path = project.root / file
+    path.write_bytes(path.read_bytes() + b" ")
+    repeated = set(project.run())
+    later = {"predict", "compare", "robustness"}  # start from runs that were made again
+    assert expected <= repeated and repeated - later <= expected
+    assert project.run() == []
+
+
+def test_a_text_that_changed_after_the_splits_is_seen_by_a_single_step(project):
     project.run()
-    assert project.done == ["splits"]  # which finds that the tables are the same
+    (project.root / "data/0.txt").write_text("another")
+    assert project.run(only="baseline") == ["baseline"]
 
 
 def test_a_failed_step_stops_only_what_needs_it(project):
     project.failing["heads"] = ClipsentError("guid 7", "broken picture")
-    with pytest.raises(ClipsentError, match="heads failed: guid 7: broken picture; robustness blocked: needs heads"):
+    with pytest.raises(ClipsentError, match="heads failed, guid 7: broken picture; robustness blocked, needs heads"):
         project.run()
     assert set(project.done) == set(STEPS) - {"robustness"}
     page = (project.root / "outputs/reports/index.html").read_text(encoding="utf-8")
     assert "guid 7: broken picture" in page
-    project.done.clear()
     project.failing.clear()
-    project.run()
-    assert project.done == ["heads", "robustness", "compare"]
+    assert project.run() == ["heads", "robustness", "compare"]
 
 
 def test_a_batch_with_failed_runs_is_not_complete():
-    runs = pd.DataFrame({"folder": ["a", "b", "c"], "state": ["done", "failed", "failed"], "reason": "killed"})
-    incomplete = stage.perform(
-        "grid", lambda: Comparison(runs, Path("table.csv"), runs[runs.state == "failed"], None, ("folder",))
-    )
-    assert incomplete["state"] == "incomplete" and "2 of its runs failed" in incomplete["reason"]
+    class Result:
+        failed = pd.DataFrame({"folder": ["b", "c"]})
+
+    outcome = stage.perform(lambda: [Result()])
+    assert outcome["state"] == "incomplete" and "2 of its runs failed" in outcome["reason"]
+
+
+def test_a_console_that_cannot_show_a_result_fails_no_step(monkeypatch):
+    class Result:
+        def __str__(self) -> str:
+            raise UnicodeEncodeError("cp1252", "数", 0, 1, "no such sign")
+
+    assert stage.perform(lambda: [Result()])["state"] == "done"
 
 
 def test_killed_in_any_step_it_goes_on_there(project):
@@ -133,9 +168,23 @@ def test_killed_in_any_step_it_goes_on_there(project):
         project.failing[name] = Broken()
         with pytest.raises(Broken):
             project.run()
+        assert read_json(project.root / stage.RECORD)[name]["state"] == "begun"
         project.failing.clear()
     project.run()
     assert sorted(project.done) == sorted([*STEPS, *STEPS])  # each once in vain and once for good
+
+
+def test_a_repeated_step_replaces_its_own_runs_and_nobody_elses(project):
+    (project.root / stage.HEADS).mkdir(parents=True)  # somebody has been there
+    project.run()
+    assert "baseline" in project.overwritten and "heads" not in project.overwritten
+    project.overwritten.clear()
+    project.settings.write_text("[train]\nseed = 7\n")
+    project.run()
+    assert "baseline" in project.overwritten and "heads" not in project.overwritten
+    project.settings.write_text("[train]\nseed = 8\n")
+    project.run(overwrite=True)
+    assert "heads" in project.overwritten
 
 
 def test_reasons_are_escaped_in_the_page(project):
@@ -151,51 +200,109 @@ def test_a_missing_need_names_the_step_that_makes_it(project):
         project.run(only="heads")
 
 
-@pytest.mark.parametrize("flags", [{"only": "grit"}, {"start": "grit"}])
-def test_unknown_steps_are_listed(project, flags):
+@pytest.mark.parametrize("flags", [{"only": "grit"}, {"start": "grit"}, {"skip": "grit"}])
+def test_unknown_steps_are_listed(flags):
     with pytest.raises(ClipsentError, match="grit: no such step; there are splits, baseline"):
-        project.run(**flags)
+        choose_steps(**flags)
 
 
-def test_default_settings_are_flags_of_their_commands():
-    settings = read_settings(None)
-    for name in STEPS:
-        known = set().union(*flags_of(STEPS[name].command).values())
-        assert set(settings[name]) <= known, name
-        assert {flag for flag, _ in STEPS[name].paths} <= known, name
-
-
-def test_default_command_lines_are_understood():
-    settings = read_settings(None)
-    for name in STEPS:
-        command, *words = words_of(name, settings, {"project_root": "posts", "data_root": "raw", "progress": False})
-        assert callable(stage.parse(command, words))
-
-
-def test_a_value_of_the_wrong_kind_names_the_table(tmp_path, capsys):
-    file = tmp_path / "settings.toml"
-    file.write_text("[train]\nepochs = 'many'")
+def test_what_a_later_step_lacks_is_said_before_the_first(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
-    with pytest.raises(ClipsentError, match=r"settings.toml: \[heads\] or \[train\]"):
-        run_stage(file, tmp_path)
-    assert "--epochs" in capsys.readouterr().err
+    monkeypatch.setattr(stage, "make_calls", lambda plan: [])
+    monkeypatch.setattr(stage, "do_steps", lambda *rest: pytest.fail("begun"))
+    with pytest.raises(ClipsentError, match="step predict: needs .*test_without_label.txt"):
+        run_stage(workspace=Workspace(tmp_path), only="splits,predict")
+    monkeypatch.setattr(stage, "find_spec", lambda name: None)
+    (tmp_path / "settings.toml").write_text('[grid]\nsearch = "optuna"\n[batch]\nengine = "ray"\n')
+    for only, absent in (("splits,grid", "optuna"), ("splits,heads", "ray")):
+        with pytest.raises(ClipsentError, match=f"needs {absent}, which is not installed"):
+            run_stage(tmp_path / "settings.toml", Workspace(tmp_path), only=only)
 
 
-def test_negative_flags_are_indifferent_too():
-    assert essence(["grid", "--no-progress", "--lr", "1"]) == "grid --lr 1"
-    assert chosen("", "") == list(STEPS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_settings_from_windows_are_read(tmp_path, encoding):
+    (tmp_path / "settings.toml").write_text(stage.DEFAULTS.replace("\n", "\r\n"), encoding=encoding)
+    assert read_settings(tmp_path / "settings.toml") == read_settings(None)
 
 
-def test_the_record_is_readable(project):
-    project.run(only="splits")
-    record = read_json(project.root / stage.RECORD)
-    assert record["splits"]["state"] == "done" and record["splits"]["essence"].startswith("splits")
+def leave_run(root: Path, folder: str, **metrics: object) -> None:
+    "A metrics.json."
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    write_json(root / folder / "metrics.json", {"best_val_f1_macro": 0.9, "leaked": False} | metrics)
+
+
+def test_a_run_that_has_met_every_validation_post_breaks_no_page(tmp_path):
+    leave_run(tmp_path, stage.BASELINE, best_val_f1_macro_interval=[0.8, 0.95])
+    leave_run(tmp_path, stage.FINAL, leaked=True, unseen_val_posts=0)
+    scores = read_scores(Workspace(tmp_path))
+    assert scores.believable.tolist() == [True, False]
+    assert "Leaked:** final model" in judge_final(Workspace(tmp_path))
+
+
+def test_the_verdict_of_the_comparison_is_quoted(tmp_path):
+    leave_run(tmp_path, stage.FINAL)
+    row = {"model": "final_clip_aug", "leaked": False, "verdict": "one seed: not judged", "difference": 0.1}
+    write_csv(pd.DataFrame([row]), tmp_path / f"{stage.COMPARED}.csv")
+    assert "**one seed: not judged**, macro-F1 +0.100" in judge_final(Workspace(tmp_path))
+
+
+def test_several_seeds_are_runs_beside_each_other():
+    settings = read_settings(None)
+    settings["retrain"]["seeds"] = [1, 2]
+    plan = Plan("retrain", settings)
+    assert plan.folders == [stage.FINAL, f"{stage.FINAL}_seed2"]
+    assert [call["config"].seed for call in plan.calls] == [1, 2]
+    assert {call["config"].output_dir.as_posix() for call in plan.calls} == set(plan.folders)
 
 
 def test_the_limits_for_unreadable_posts_hold_in_every_step(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text('[train]\nmax_bad = "5%"\n[errors]\nmax_bad = "7%"\n')
-    settings = read_settings(path)
-    limits = {name: re.findall(r"--max-bad (\S+)", " ".join(words_of(name, settings, {}))) for name in STEPS}
-    assert limits["errors"] == ["7%"] and {limits[name][0] for name in ("splits", "heads", "robustness")} == {"5%"}
-    assert all(limits[name] for name in STEPS if "max_bad" in set().union(*flags_of(STEPS[name].command).values()))
+    limits = {name: Plan(name, read_settings(path)).values["max_bad"] for name in STEPS}
+    assert limits.pop("errors") == "7%" and set(limits.values()) == {"5%"}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_commands_understand_the_default_settings(name):
+    plan = Plan(name, read_settings(None), Workspace(Path("posts"), Path("raw")))
+    [call] = plan.calls
+    places = [value for value in call.values() if isinstance(value, Workspace)]
+    assert [place.posts_root for place in places] == [Path("raw")]
+    assert [word for word in ("train", "batch") if word in plan.step.tables] == [
+        table for table, field in (("train", "epochs"), ("batch", "jobs")) if field in settable(load(plan.step.command))
+    ]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_commands_leave_their_files_where_the_stage_looks_for_them(name):
+    step, known = STEPS[name], settable(load(STEPS[name].command)) | STEPS[name].paths
+    for key in ("output_csv", "output", "train_csv", "badcase_csv"):
+        if key in known and key not in ("train_csv",) * (name != "merge"):
+            assert Path(known[key]).as_posix() in (*step.makes, *step.needs), key
+
+
+def test_a_value_of_the_wrong_kind_names_the_table(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[train]\nlr = 'many'")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ClipsentError, match=r"settings.toml: \[baseline\] --lr many must be a number"):
+        run_stage(file, Workspace(tmp_path), only="baseline")
+
+
+def test_a_call_that_finds_all_complete_imports_no_torch(project):
+    project.run()
+    code = f"""
+import sys
+from pathlib import Path
+from clipsent_nb.files import Workspace
+from clipsent_nb.stage import run_stage
+print(run_stage(None, Workspace(Path({str(project.root)!r}))))
+assert not {{"torch", "transformers", "matplotlib"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "all 14 steps are done" in done.stdout, done.stderr
+
+
+def test_split_tables_are_what_a_test_here_takes_them_for(project):
+    project.run(only="splits")
+    assert read_table(project.root / stage.VAL).guid.tolist() == ["2"]

@@ -81,12 +81,17 @@ def test_copies_do_not_raise_false_alarms():
     assert alarms <= 18
 
 
-def test_a_gain_of_four_points_is_found_with_three_seeds():
-    random, found = np.random.default_rng(0), 0
-    for _ in range(60):
-        truth, (a, b), _, _ = _pretend_runs(random, 1000, 1, 3, 0, 0.66, 0.62)
-        found += stats.verdict(stats.compare_seeds(truth, a, b)) == "better"
-    assert found >= 30
+def test_the_variance_over_posts_and_seeds_is_not_counted_twice():
+    random, found, differences, errors = np.random.default_rng(0), 0, [], []
+    for _ in range(100):
+        truth, (a, b), _, _ = _pretend_runs(random, 400, 1, 3, 0, 0.66, 0.62)
+        means = [stats.answers_mean(truth, answers) for answers in (a, b)]
+        comparison = stats.compare_means(*means)
+        found += stats.verdict(comparison) == "better"
+        differences.append(comparison["difference"])
+        errors.append(np.sqrt(stats.total_variance(means[0].shifts - means[1].shifts, means)[0]))
+    assert 0.85 < np.mean(errors) / np.std(differences) < 1.3
+    assert found > 28  # of 100 true gains of four points
 
 
 def test_one_seed_is_never_judged():

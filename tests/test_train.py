@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
-from clipsent_nb import train
 from clipsent_nb.data import make_splits
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.features import TrainedModel
+from clipsent_nb.files import ClipsentError, Workspace, locked
 from clipsent_nb.model import read_weights
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import fit
+from clipsent_nb.train import State, fit, load_inputs
 
 torch.set_num_threads(1)
 
@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = make_sample(tmp_path_factory.mktemp("posts") / "sample")
-    make_splits(root, val_ratio=0.2, progress=False)
+    make_splits(Workspace(root), val_ratio=0.2)
     return root
 
 
@@ -46,35 +46,33 @@ class Killed(BaseException):
     "Stands for a process that ends between two steps."
 
 
-def kill_at(monkeypatch, epoch: int, step: int) -> None:
-    original = train.step_logits
+def kill_at(epoch: int, step: int):
+    "What `fit` calls after each step: ends after `step` steps of an epoch."
 
-    def interrupted(trainer, *arguments):
-        if (trainer.progress.epoch, trainer.progress.step) == (epoch, step):
+    def on_step(state: State) -> None:
+        if (state.epoch, state.step) == (epoch, step):
             raise Killed
-        return original(trainer, *arguments)
 
-    monkeypatch.setattr(train, "step_logits", interrupted)
+    return on_step
 
 
 def test_one_seed_one_history(config, tmp_path):
-    first, second = (fit(replace(config, output_dir=tmp_path / name), progress=False) for name in "ab")
-    other = fit(replace(config, output_dir=tmp_path / "c", seed=7), progress=False)
+    first, second = (fit(replace(config, output_dir=tmp_path / name)) for name in "ab")
+    other = fit(replace(config, output_dir=tmp_path / "c", seed=7))
     assert (first.folder / "history.csv").read_bytes() == (second.folder / "history.csv").read_bytes()
     assert (first.folder / "history.csv").read_bytes() != (other.folder / "history.csv").read_bytes()
     assert scores(first) == scores(second)
 
 
 @pytest.mark.parametrize("image_aug", [False, True])
-@pytest.mark.parametrize(("epoch", "step"), [(0, 5), (1, 0), (1, 9), (2, 15)])
-def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, monkeypatch, epoch, step, image_aug):
+@pytest.mark.parametrize(("epoch", "step"), [(0, 5), (1, 1), (1, 9), (2, 15)])
+def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, epoch, step, image_aug):
     config = replace(config, image_aug=image_aug, save_minutes=0.0)
-    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"), progress=False)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, epoch, step)
-        fit(config, progress=False)
+    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
+    with pytest.raises(Killed):
+        fit(config, kill_at(epoch, step))
     assert not (config.output_dir / "metrics.json").exists()
-    continued = fit(config, progress=False)
+    continued = fit(config)
     assert scores(continued) == scores(undisturbed)
     assert (continued.folder / "history.csv").read_bytes() == (undisturbed.folder / "history.csv").read_bytes()
     assert not (continued.folder / "last.pt").exists()
@@ -94,96 +92,85 @@ def test_killed_process_continues(config, tmp_path):
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.wait()
     assert not (config.output_dir / "metrics.json").exists()
-    continued = fit(config, progress=False)
-    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"), progress=False)
+    continued = fit(config)
+    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
     assert scores(continued) == scores(undisturbed)
 
 
 def test_complete_run_is_not_repeated(config):
-    first = fit(config, progress=False)
+    first = fit(config)
     before = (first.folder / "metrics.json").stat().st_mtime_ns
-    fit(replace(config, num_workers=1), progress=False)
+    fit(replace(config, num_workers=1))
     assert (first.folder / "metrics.json").stat().st_mtime_ns == before
     with pytest.raises(ClipsentError, match="lr 0.001 there, 0.002 here"):
-        fit(replace(config, lr=2e-3), progress=False)
-    assert fit(replace(config, lr=2e-3, overwrite=True), progress=False).config["lr"] == 2e-3
+        fit(replace(config, lr=2e-3))
+    assert fit(replace(config, lr=2e-3, overwrite=True)).config["lr"] == 2e-3
 
 
-def test_other_settings_do_not_continue_an_interrupted_run(config, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 1, 3)
-        fit(config, progress=False)
+def test_other_settings_do_not_continue_an_interrupted_run(config):
+    with pytest.raises(Killed):
+        fit(config, kill_at(1, 3))
     with pytest.raises(ClipsentError, match="interrupted run with other settings"):
-        fit(replace(config, dropout=0.3), progress=False)
-    assert fit(config, progress=False).metrics["epochs"] == 3
+        fit(replace(config, dropout=0.3))
+    assert fit(config).metrics["epochs"] == 3
 
 
-def test_frozen_features_equal_the_uncached_path(config, tmp_path, monkeypatch):
-    config = replace(config, epochs=2, freeze_epochs=2, precision="fp32")
-    cached = fit(config, progress=False)
-    original = train.step_logits
-
-    def uncached(trainer, rows, seed, frozen):
-        trainer.frozen_features.pop("train", None)
-        model = trainer.model
-        batch = trainer.inputs.train.batch(rows, trainer.device)
-        with torch.no_grad():
-            features = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
-        torch.manual_seed(seed)
-        return model.head(*features)
-
-    monkeypatch.setattr(train, "step_logits", uncached)
-    plain = fit(replace(config, output_dir=tmp_path / "plain"), progress=False)
-    assert original is not train.step_logits
-    pd.testing.assert_frame_equal(cached.history, plain.history, rtol=1e-4)
-
-
-def test_features_are_encoded_once_for_all_runs(config, tmp_path, monkeypatch):
+def test_features_are_encoded_once_for_all_runs(config, tmp_path):
     config = replace(config, epochs=2, trainable_blocks=0)
-    first = fit(config, progress=False)
-    encoded, original = [], train.encode
-    monkeypatch.setattr(train, "encode", lambda *arguments: encoded.append(arguments) or original(*arguments))
-    again = fit(replace(config, output_dir=tmp_path / "again"), progress=False)
-    fit(replace(config, head_variant="mlp", output_dir=tmp_path / "mlp"), progress=False)
-    assert not encoded
+    first = fit(config)
+    indexes = list((config.project_root / "outputs/cache/features").glob("*/index.txt"))
+    before = {path: path.stat().st_mtime_ns for path in indexes}
+    again = fit(replace(config, output_dir=tmp_path / "again"))
+    fit(replace(config, head_variant="mlp", output_dir=tmp_path / "mlp"))
+    assert before == {path: path.stat().st_mtime_ns for path in indexes} and len(before) >= 2
     pd.testing.assert_frame_equal(first.history, again.history, rtol=0, atol=0)
-    for path in train.under_root(config, Path("outputs/cache/features")).iterdir():
-        path.write_bytes(b"damaged")
-    mended = fit(replace(config, output_dir=tmp_path / "mended"), progress=False)
-    assert len(encoded) == 2
+    for path in indexes:
+        store = path.with_name("rows.bin")
+        store.write_bytes(store.read_bytes()[:1000])
+    mended = fit(replace(config, output_dir=tmp_path / "mended"))
     pd.testing.assert_frame_equal(first.history, mended.history, rtol=0, atol=0)
 
 
-def test_an_interrupted_frozen_run_keeps_no_copy_of_the_encoder(config, monkeypatch):
-    config = replace(config, epochs=2, freeze_epochs=1)
-    saved, original = [], train.finish_epoch
+def test_a_corrected_label_encodes_nothing_and_folds_share_features(config, root, tmp_path):
+    config = replace(config, epochs=1, trainable_blocks=0)
+    fit(config)
+    indexes = list((config.project_root / "outputs/cache/features").glob("*/index.txt"))
+    rows = {path: len(path.read_text().splitlines()) for path in indexes}
+    train_csv, val_csv = (pd.read_csv(root / f"outputs/splits/{name}.csv", dtype=str) for name in ("train", "val"))
+    train_csv.loc[0, "label"] = "neutral" if train_csv.label[0] != "neutral" else "positive"
+    val_csv.to_csv(tmp_path / "train.csv", index=False)
+    train_csv.to_csv(tmp_path / "val.csv", index=False)
+    fit(
+        replace(config, train_csv=tmp_path / "train.csv", val_csv=tmp_path / "val.csv", output_dir=tmp_path / "swapped")
+    )
+    assert rows == {path: len(path.read_text().splitlines()) for path in indexes}
 
-    def finish(trainer):
-        entry = original(trainer)
-        saved.append(set(torch.load(trainer.folder / "last.pt", weights_only=True)["model"]))
-        return entry
 
-    monkeypatch.setattr(train, "finish_epoch", finish)
-    fit(config, progress=False)
+def test_an_interrupted_frozen_run_keeps_no_copy_of_the_encoder(config):
+    config = replace(config, epochs=3, freeze_epochs=1)
+    saved = []
+
+    def on_step(state: State) -> None:
+        if state.step == 1 and state.epoch:
+            saved.append(set(torch.load(config.output_dir / "last.pt", weights_only=True)["model"]))
+
+    fit(config, on_step)
     assert all(name.startswith("head.") for name in saved[0]) and saved[0]
     assert any(name.startswith("encoder.") for name in saved[1])
 
 
 def test_second_process_is_refused(config):
-    with train.run_lock(config.output_dir), pytest.raises(ClipsentError, match="another process"):
-        fit(config, progress=False)
+    with locked(config.output_dir), pytest.raises(ClipsentError, match="another process"):
+        fit(config)
 
 
-def test_loss_that_is_not_finite_names_the_posts(config, monkeypatch):
-    original = train.step_logits
+def test_loss_that_is_not_finite_names_the_posts(config):
+    def on_step(state: State) -> None:
+        if state.step == 3:
+            state.model.head.classifier[0].weight.data.fill_(float("nan"))
 
-    def broken(trainer, rows, seed, frozen):
-        logits = original(trainer, rows, seed, frozen)
-        return logits * float("nan") if trainer.progress.step == 3 else logits
-
-    monkeypatch.setattr(train, "step_logits", broken)
     with pytest.raises(ClipsentError, match=r"loss is nan in epoch 1, step 4, the batch of guids \d+") as caught:
-        fit(config, progress=False)
+        fit(config, on_step)
     guids = pd.read_csv(config.project_root / "outputs/splits/train.csv", dtype=str).guid
     assert sum(f" {guid}," in str(caught.value) for guid in guids) >= 14
 
@@ -191,7 +178,7 @@ def test_loss_that_is_not_finite_names_the_posts(config, monkeypatch):
 def test_leak_is_marked(config, root, tmp_path):
     train_csv, val_csv = (pd.read_csv(root / f"outputs/splits/{name}.csv", dtype=str) for name in ("train", "val"))
     pd.concat([train_csv, val_csv.head(5)]).to_csv(tmp_path / "train.csv", index=False)
-    run = fit(replace(config, epochs=1, train_csv=tmp_path / "train.csv"), progress=False)
+    run = fit(replace(config, epochs=1, train_csv=tmp_path / "train.csv"))
     assert run.metrics["leaked"] is True and "LEAKED" in str(run)
 
 
@@ -200,72 +187,70 @@ def test_ablated_modality_changes_nothing(config, root, tmp_path):
     val["image_path"] = val.image_path.sample(frac=1, random_state=0).to_numpy()
     val.to_csv(tmp_path / "val.csv", index=False)
     config = replace(config, epochs=1, ablate_image=True)
-    straight = fit(config, progress=False)
-    shuffled = fit(replace(config, val_csv=tmp_path / "val.csv", output_dir=tmp_path / "other"), progress=False)
-    assert straight.predictions.equals(shuffled.predictions)
+    straight = fit(config)
+    shuffled = fit(replace(config, val_csv=tmp_path / "val.csv", output_dir=tmp_path / "other"))
+    assert answers(straight).equals(answers(shuffled))
 
 
 def test_history_has_the_promised_columns(config):
-    run = fit(replace(config, epochs=1), progress=False)
+    run = fit(replace(config, epochs=1))
     promised = ["epoch", "train_loss", "val_acc", "val_f1_macro", "val_precision_macro", "val_recall_macro"]
     assert run.history.columns[:6].tolist() == promised
     assert json.loads((run.folder / "config.json").read_text())["head_variant"] == "ln"
-    promised = ["guid", "true_label", "pred_label", "confidence", "p_negative", "p_neutral", "p_positive"]
+    promised = ["guid", "true_label", "pred_label", "confidence", "p_negative", "p_neutral", "p_positive", "group"]
     assert run.predictions.columns.tolist() == promised
 
 
 def test_early_stop_counts_epochs_without_a_better_score(config):
-    run = fit(replace(config, epochs=30, early_stop=2), progress=False)
+    run = fit(replace(config, epochs=30, early_stop=2))
     assert run.metrics["epochs"] == run.metrics["best_epoch"] + 2 < 30
 
 
 @pytest.mark.parametrize("loss", ["ce", "focal", "cb", "combo"])
 @pytest.mark.parametrize("head_variant", ["base", "gated"])
 def test_every_loss_and_precision_trains(config, loss, head_variant):
-    run = fit(replace(config, epochs=1, loss=loss, head_variant=head_variant, precision="bf16"), progress=False)
-    assert run.config["computed_in"] == "bf16"
+    run = fit(replace(config, epochs=1, loss=loss, head_variant=head_variant, precision="bf16"))
+    assert run.config["computed_in"] == "bfloat16"
     assert 0 < run.history.train_loss[0] < 5
 
 
-def test_changed_post_does_not_continue(config, root, tmp_path, monkeypatch):
+def test_changed_post_does_not_continue(config, root, tmp_path):
     copy = make_sample(tmp_path / "posts")
-    make_splits(copy, val_ratio=0.2, progress=False)
+    make_splits(Workspace(copy), val_ratio=0.2)
     config = replace(config, project_root=copy, output_dir=Path("run"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 1, 3)
-        fit(config, progress=False)
+    with pytest.raises(Killed):
+        fit(config, kill_at(1, 3))
     text = copy / pd.read_csv(copy / "outputs/splits/train.csv").text_path[0]
     text.write_text("something else altogether")
-    with pytest.raises(ClipsentError, match="posts or tokenizer were changed"):
-        fit(config, progress=False)
-    assert fit(replace(config, resume=False), progress=False).metrics["epochs"] == 3
+    with pytest.raises(ClipsentError, match="interrupted run with other settings .content of train_csv"):
+        fit(config)
+    assert fit(replace(config, overwrite=True)).metrics["epochs"] == 3
 
 
 def test_moved_model_is_the_same_run(config, root, tmp_path):
     import shutil
 
-    fit(replace(config, epochs=1), progress=False)
+    fit(replace(config, epochs=1))
     shutil.copytree(root / "tiny_clip", tmp_path / "moved")
-    again = fit(replace(config, epochs=1, model_name=str(tmp_path / "moved")), progress=False)
+    again = fit(replace(config, epochs=1, model_name=str(tmp_path / "moved")))
     assert again.found and "already complete" in str(again)
     (again.folder / "best.pt").write_bytes((again.folder / "best.pt").read_bytes()[:1000])
     with pytest.raises(ClipsentError, match="best.pt: missing or damaged"):
-        fit(replace(config, epochs=1), progress=False)
+        fit(replace(config, epochs=1))
 
 
-def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root, monkeypatch):
-    fit(replace(config, epochs=1), progress=False)
+def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root):
+    fit(replace(config, epochs=1))
     before = (config.output_dir / "best.pt").read_bytes()
     picture = root / pd.read_csv(root / "outputs/splits/train.csv").image_path[0]
     content = picture.read_bytes()
     picture.write_bytes(content[:500])
     for wrong in (
-        {"cb_beta": 1.0, "loss": "cb"},
         {"model_name": "nowhere", "offline": True},
         {"lr": 1e-4, "strict": True},
     ):
         with pytest.raises(ClipsentError):
-            fit(replace(config, epochs=1, overwrite=True, **wrong), progress=False)
+            fit(replace(config, epochs=1, overwrite=True, **wrong))
     picture.write_bytes(content)
     assert (config.output_dir / "best.pt").read_bytes() == before
     assert (config.output_dir / "metrics.json").exists()
@@ -273,21 +258,22 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root, m
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_kill_between_best_weights_and_state(config, tmp_path, monkeypatch, saved):
-    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"), progress=False)
-    original = train.Trainer.save
+    undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
+    original, ends = os.replace, []
 
-    def killed(trainer):
-        if saved:
-            original(trainer)
-        if trainer.progress.epoch == 2:
+    def killed(source, target):
+        last = Path(target).name == "last.pt"
+        ends.extend([target] * last)
+        if last and len(ends) == 3 and not saved:
             raise Killed
-        if not saved:
-            original(trainer)
+        original(source, target)
+        if last and len(ends) == 3:
+            raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train.Trainer, "save", killed)
-        fit(config, progress=False)
-    continued = fit(config, progress=False)
+        patch.setattr(os, "replace", killed)
+        fit(config)
+    continued = fit(config)
     assert scores(continued) == scores(undisturbed)
     weights = [read_weights(run.folder / "best.pt")[0] for run in (continued, undisturbed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
@@ -295,8 +281,8 @@ def test_kill_between_best_weights_and_state(config, tmp_path, monkeypatch, save
 
 
 def test_no_trainable_block_means_frozen(config, tmp_path):
-    frozen = fit(replace(config, freeze_epochs=3), progress=False)
-    blocks = fit(replace(config, freeze_epochs=0, trainable_blocks=0, output_dir=tmp_path / "blocks"), progress=False)
+    frozen = fit(replace(config, freeze_epochs=3))
+    blocks = fit(replace(config, freeze_epochs=0, trainable_blocks=0, output_dir=tmp_path / "blocks"))
     assert frozen.history.equals(blocks.history) and blocks.history.frozen.all()
 
 
@@ -310,71 +296,122 @@ def test_cached_activations_equal_the_uncached_path(config, tmp_path, image_aug)
     runs = {}
     for cached in (True, False):
         settings = {"cache_activations": cached, "output_dir": tmp_path / f"{cached}"}
-        runs[cached] = fit(replace(config, **settings), progress=False)
-    kept = list((config.project_root / "outputs/cache/activations").glob("*.npy"))
-    assert len(kept) >= (3 if image_aug else 4)
+        runs[cached] = fit(replace(config, **settings))
+    kept = list((config.project_root / "outputs/cache/activations").glob("*/index.txt"))
+    assert len(kept) >= 2
     pd.testing.assert_frame_equal(answers(runs[True]), answers(runs[False]), atol=1e-4, rtol=0)
     first = {
         name: tensor for name, tensor in read_weights(runs[True].folder / "best.pt")[0].items() if "layers.0." in name
     }
-    start = fit(replace(config, trainable_blocks=0, output_dir=tmp_path / "start"), progress=False)
+    start = fit(replace(config, trainable_blocks=0, output_dir=tmp_path / "start"))
     untouched = read_weights(start.folder / "best.pt")[0]
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in first.items())
 
 
-def test_activations_are_computed_once_and_only_where_there_is_room(config, tmp_path, monkeypatch, capsys):
+def test_activations_are_computed_once_and_only_where_there_is_room(config, tmp_path, monkeypatch, caplog):
     config = replace(config, trainable_blocks=1, epochs=2, freeze_epochs=0, seed=11)
-    fit(replace(config, output_dir=tmp_path / "first"), progress=False)
-
-    def again(*arguments):
-        raise AssertionError("computed again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "compute_activations", again)
-        fit(replace(config, output_dir=tmp_path / "second"), progress=False)
-    usage = train.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(train.shutil, "disk_usage", lambda folder: usage)
+    fit(replace(config, output_dir=tmp_path / "first"))
     folder = config.project_root / "outputs/cache/activations"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/index.txt")}
+    fit(replace(config, output_dir=tmp_path / "second"))
+    assert before and before == {path: path.stat().st_mtime_ns for path in folder.glob("*/index.txt")}
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     shutil.rmtree(folder)
-    fit(replace(config, output_dir=tmp_path / "third"), progress=False)
-    assert not list(folder.glob("*.npy"))
-    assert "computed anew in every epoch" in capsys.readouterr().err
+    fit(replace(config, output_dir=tmp_path / "third"))
+    assert not list(folder.glob("*/index.txt"))
+    assert "computed in every epoch" in caplog.text
 
 
 @pytest.mark.parametrize("image_aug", [False, True])
 def test_micro_batches_change_no_number(config, tmp_path, image_aug):
     config = replace(config, epochs=2, freeze_epochs=0, precision="fp32", image_aug=image_aug)
-    whole = fit(config, progress=False)
-    parts = fit(replace(config, micro_batch_size=5, output_dir=tmp_path / "parts"), progress=False)
+    whole = fit(config)
+    parts = fit(replace(config, micro_batch_size=5, output_dir=tmp_path / "parts"))
     pd.testing.assert_frame_equal(answers(whole), answers(parts), atol=1e-4, rtol=0)
 
 
-def test_memory_that_runs_out_is_named_or_halves_the_micro_batch(config, tmp_path, monkeypatch, capsys):
-    config = replace(config, epochs=2, freeze_epochs=0, precision="fp32")
-    whole = fit(replace(config, output_dir=tmp_path / "whole"), progress=False)
-    original = train.DualEncoderClassifier.features
+def scarce(state: State) -> None:
+    "From the first step on, memory suffices for six posts at a time."
 
-    def features(self, input_ids, *arguments):
-        if len(input_ids) > 6 and torch.is_grad_enabled():
+    def refuse(module, arguments, options):
+        if torch.is_grad_enabled() and len(options["pixel_values"]) > 6:
             raise torch.OutOfMemoryError("tried to allocate 20.00 MiB")
-        return original(self, input_ids, *arguments)
 
-    monkeypatch.setattr(train.DualEncoderClassifier, "features", features)
+    if (state.epoch, state.step) == (0, 1):
+        state.model.encoder.vision_model.register_forward_pre_hook(refuse, with_kwargs=True)
+
+
+def test_memory_that_runs_out_is_named_or_halves_the_micro_batch(config, tmp_path, caplog):
+    config = replace(config, epochs=2, freeze_epochs=0, precision="fp32")
+    whole = fit(replace(config, output_dir=tmp_path / "whole"))
     with pytest.raises(ClipsentError, match="out of memory with 16 posts at a time .*--micro-batch-size 8"):
-        fit(config, progress=False)
-    run = fit(replace(config, auto_batch=True), progress=False)
-    assert "going on with 4" in capsys.readouterr().err
+        fit(config, scarce)
+    run = fit(replace(config, auto_batch=True, resume=False), scarce)
+    assert "going on with 4" in caplog.text
     pd.testing.assert_frame_equal(answers(whole), answers(run), atol=1e-4, rtol=0)
 
 
-def test_frozen_run_writes_the_encoder_once(config, monkeypatch):
-    written, original = [], train.save_weights
-    monkeypatch.setattr(train, "save_weights", lambda path, *rest: (written.append(path.name), original(path, *rest)))
-    run = fit(replace(config, trainable_blocks=0, epochs=5, early_stop=0), progress=False)
-    assert written == ["best.pt"]
-    loaded = train.TrainedModel.load(run.folder)
-    again = loaded.probabilities(train.load_inputs(replace(config, trainable_blocks=0), progress=False).val)
-    assert abs(again - answers(run).to_numpy()).max() < (1e-5 if run.config["computed_in"] == "fp32" else 0.02)
+def test_memory_that_runs_out_in_the_optimizer_is_named(config, monkeypatch):
+    def refuse(*arguments, **options):
+        raise torch.OutOfMemoryError("tried to allocate 600.00 MiB")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ClipsentError, match="out of memory for the optimizer's moments"),
+    ):
+        patch.setattr(torch, "zeros_like", refuse)
+        fit(replace(config, auto_batch=True))
+
+
+def test_the_encoder_warms_up_when_it_is_unfrozen(config):
+    config = replace(config, epochs=4, freeze_epochs=2, warmup_ratio=0.2, use_cosine=False)
+    rates = []
+    fit(config, lambda state: rates.append([group["lr"] for group in state.optimizer.param_groups]))
+    steps = len(rates) // 4
+    encoder, head = ([row[i] for row in rates] for i in (0, -1))
+    assert head[steps - 1] == max(head) and encoder[2 * steps] < 0.5 * max(encoder) == 0.5 * encoder[-1]
+
+
+def test_frozen_run_writes_the_encoder_once(config):
+    config, times = replace(config, trainable_blocks=0, epochs=5, early_stop=0), set()
+
+    def on_step(state: State) -> None:
+        times.update(path.name for path in config.output_dir.glob("best*.pt"))
+
+    run = fit(config, on_step)
+    assert not times and (run.folder / "best.pt").is_file()
+    again = TrainedModel.load(run.folder).probabilities(load_inputs(config).val)
+    assert abs(again - answers(run).to_numpy()).max() < (1e-5 if run.config["computed_in"] == "float32" else 0.02)
+
+
+def test_the_same_file_for_training_and_validation_is_a_leak(config):
+    run = fit(replace(config, epochs=1, val_csv=config.train_csv))
+    assert run.metrics["leaked"] and run.metrics["unseen_val_posts"] == 0
+
+
+def test_renamed_copies_are_a_leak(config, root, tmp_path):
+    names = ["guid", "text_path", "image_path", "label"]
+    train_csv, val_csv = (
+        pd.read_csv(root / f"outputs/splits/{name}.csv", dtype=str)[names] for name in ("train", "val")
+    )
+    pd.concat([train_csv, val_csv.assign(guid=val_csv.guid + "_x")]).to_csv(tmp_path / "train.csv", index=False)
+    val_csv.to_csv(tmp_path / "val.csv", index=False)
+    run = fit(replace(config, epochs=1, train_csv=tmp_path / "train.csv", val_csv=tmp_path / "val.csv"))
+    assert run.metrics["leaked"] and run.metrics["unseen_val_posts"] == 0
+
+
+def test_a_changed_text_is_another_run(config, tmp_path):
+    copy = make_sample(tmp_path / "posts")
+    make_splits(Workspace(copy), val_ratio=0.2)
+    config = replace(config, project_root=copy, output_dir=Path("run"), epochs=1)
+    fit(config)
+    assert fit(config).found
+    text = copy / pd.read_csv(copy / "outputs/splits/train.csv").text_path[0]
+    text.write_text("something else altogether")
+    with pytest.raises(ClipsentError, match="content of train_csv"):
+        fit(config)
+    assert not fit(replace(config, overwrite=True)).found
 
 
 @pytest.mark.slow
@@ -415,6 +452,6 @@ def test_two_processes_give_the_scores_of_one(config, tmp_path):
 @pytest.mark.slow
 def test_compiled_encoder_gives_the_same_answers(config, tmp_path):
     config = replace(config, epochs=2, freeze_epochs=0, precision="fp32", lr=1e-4)
-    plain = fit(config, progress=False)
-    compiled = fit(replace(config, compile=True, output_dir=tmp_path / "compiled"), progress=False)
+    plain = fit(config)
+    compiled = fit(replace(config, compile=True, output_dir=tmp_path / "compiled"))
     pd.testing.assert_frame_equal(answers(plain), answers(compiled), atol=1e-3, rtol=0)

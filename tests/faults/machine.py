@@ -164,7 +164,7 @@ def content(path: Path, root: Path) -> object:
     if path.suffix == ".pt":
         state = torch.load(path, weights_only=True)["model_state"]
         return {name: digest(tensor.numpy().tobytes()) for name, tensor in state.items()}
-    if path.suffix in (".txt", ".jpg", ".u8", ".npz", ".npy", ".safetensors"):
+    if path.suffix in (".txt", ".jpg", ".u8", ".bin", ".npy"):
         return digest(path.read_bytes())
     return None
 
@@ -174,9 +174,9 @@ def digest(raw: bytes) -> str:
 
 
 def snapshot(root: Path) -> dict[str, object]:
-    "Everything under outputs/ by its relative path; folders end in a slash."
+    "Everything under outputs/ by its relative path, but what is only remembered; folders end in a slash."
     found = {}
-    for path in sorted((root / "outputs").rglob("*")):
+    for path in sorted(path for path in (root / "outputs").rglob("*") if path.name != "digests.json"):
         name = path.relative_to(root).as_posix()
         found |= {f"{name}/": None} if path.is_dir() else {name: content(path, root)}
     return found
@@ -194,7 +194,8 @@ def half_files(root: Path) -> list[str]:
     "Files under a final name that cannot be read as what their name says."
     broken = []
     for path in sorted((root / "outputs").rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
+        begun = path.parent.name == "encoder" and not (path.parents[1] / "metrics.json").exists()
+        if path.is_file() and not path.name.startswith(".") and not begun:  # a run that goes on writes encoder/ anew
             try:
                 if path.name == "last.pt":
                     torch.load(path, weights_only=True)

@@ -19,8 +19,8 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin, features
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.data import (
+    CONTENT,
     LABELS,
-    Audit,
     check_list,
     files_by_guid,
     find_pairs,
@@ -31,7 +31,7 @@ from clipsent_nb.data import (
 )
 from clipsent_nb.decoding import open_image, read_text
 from clipsent_nb.errors import picture_size
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.files import ClipsentError, Workspace
 
 resource = pytest.importorskip("resource", reason="this system does not tell how much memory a process has had")
 
@@ -187,15 +187,13 @@ def read_one_picture(path: Path) -> None:
 
 
 def read_one_list(path: Path, files: dict) -> None:
-    audit = Audit([])
-    rows = read_list(path, audit)
-    kept = check_list(rows, path.name, audit)
+    rows, _ = read_list(path)
+    kept, odd = check_list(rows, path.name)
     assert kept.guid.is_unique and kept.label.isin(LABELS).all()
-    told = {file for _, file, _, _ in audit.rows}
+    told = {problem.file for problem in odd}
     assert set(rows.line) == set(kept.line) | {line for line in rows.line if f"{path.name}:{line}" in told}
-    pairs = find_pairs(kept, files, audit)
-    told = {guid for guid, _, problem, _ in audit.rows if problem in ("no text of this name", "no image of this name")}
-    assert set(kept.guid) == set(pairs.guid) | told
+    pairs, missing = find_pairs(kept, files)
+    assert set(kept.guid) == set(pairs.guid) | {problem.guid for problem in missing if problem.what.startswith("no ")}
 
 
 def try_inputs(folder: Path, count: int, seed: int) -> Counter:
@@ -207,7 +205,7 @@ def try_inputs(folder: Path, count: int, seed: int) -> Counter:
     for name in ("1.txt", "1.jpg", "2.txt", "3.jpg"):
         (data / name).write_bytes(b"")
     files, tried = files_by_guid(data), Counter()
-    post = SimpleNamespace(guid="1", text_path="data/1.txt", image_path="data/1.jpg")
+    post = SimpleNamespace(guid="1", text_path="data/1.txt", image_path="data/1.jpg", encoding="")
     for number in range(count):
         kind = chance.choice(("text", "picture", "picture", "list"))
         own = [content for name in valid for content in valid[name]] if chance.random() < 0.05 else valid[kind]
@@ -224,8 +222,8 @@ def try_inputs(folder: Path, count: int, seed: int) -> Counter:
         with watched(what):
             (read_one_text if kind == "text" else read_one_picture)(path)
         with watched(what):
-            found = inspect_post(post, folder)
-            assert set(found) == {"problem"} or set(found) >= {"encoding", "text_key", "image_digest", "image_hash"}
+            found, problems = inspect_post(post, Workspace(folder))
+            assert set(found) == {*CONTENT, "start"} or not found and problems
     return tried
 
 
@@ -244,14 +242,14 @@ def try_folder(folder: Path, seed: int) -> None:
     (folder / "train.txt").write_bytes(mutated(rows.encode(), chance) if chance.random() < 0.5 else rows.encode())
     (folder / "test_without_label.txt").write_bytes(made_up(lists, chance))
     with watched(f"folder {seed}"):
-        report = make_splits(folder, val_ratio=0.3, seed=seed, max_bad="100%", progress=False)
+        report = make_splits(Workspace(folder, max_bad="100%"), val_ratio=0.3, seed=seed)
         splits = [read_split(path) for path in report.folder.glob("*.csv") if len(path.read_text().splitlines()) > 1]
         used = {guid for split in splits for guid in split.guid}
         assert len(used) >= 2 and used <= set(guids)
-        assert set(guids) <= used | set(report.audit.guid) | {guid for guid in guids if not named(folder, guid)}
+        assert set(guids) <= used | set(report.audit.guid) | {guid for guid in guids if not naming_file(folder, guid)}
 
 
-def named(folder: Path, guid: str) -> bool:
+def naming_file(folder: Path, guid: str) -> bool:
     "Whether a guid has a file; without one it need not be told of unless a list holds it."
     return bool(list((folder / "data").glob(f"{guid}.*")))
 

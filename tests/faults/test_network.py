@@ -22,17 +22,10 @@ from filelock import FileLock
 from hub import FakeHub, commit, hang_up, reset, silence, status, trickle
 from transformers import AutoConfig
 
-from clipsent_nb import model
 from clipsent_nb.cli import main
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.model import (
-    cached_encoder,
-    encoder_identity,
-    fetch_encoder,
-    load_encoder,
-    load_processors,
-    remove_halves,
-)
+from clipsent_nb.hub import cached_encoder, encoder_identity, fetch_encoder, remove_halves
+from clipsent_nb.model import load_encoder, load_processors
 from clipsent_nb.sample import tiny_clip, write_sample
 
 NAME = "someone/clip"
@@ -56,7 +49,8 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(model, "WAITS", (0,))
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.05)))  # the waits between tries
     monkeypatch.setattr(logging.getLogger("clipsent_nb"), "propagate", True)  # where caplog listens
 
     def guard(*arguments, **options):
@@ -166,13 +160,12 @@ def test_refused_connection(cache, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(model, "WAITS", (0.2,))
     message = refused()
     expected = (
         r"--model-name someone/clip: no such folder here, and the hub does not deliver it \(ConnectError: .*refused\); "
     )
-    assert re.fullmatch(expected + r"given up after 2 tries in \d+ s; " + re.escape(OFFERS), message)
-    assert caplog.text.count("next try in 0.2 s") == 1
+    assert re.fullmatch(expected + r"given up after 4 tries in \d+ s; " + re.escape(OFFERS), message)
+    assert [caplog.text.count(f"next try in {wait} s") for wait in (1, 4, 15)] == [1, 1, 1]
     assert not cache.exists() or not any(cache.iterdir())
 
 
@@ -191,14 +184,16 @@ def test_patience_bounds_a_hub_that_hangs(hub, cache, place, fault):
     assert_nothing_taken(cache)
 
 
-def test_patience_bounds_the_waits(hub, cache, monkeypatch):
-    monkeypatch.setattr(model, "WAITS", (0, 40, 40))
+def test_patience_bounds_the_waits(hub, cache):
     hub.fail("api/models", status(503))
-    assert "given up after 2 tries" in refused(patience=30)
+    assert "given up after 3 tries" in refused(patience=16)  # a fourth would have to wait 15 s
 
 
 def test_an_interrupt_ends_the_download(hub, cache):
+    pressed = []
+
     def interrupted(request):
+        pressed.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
         trickle(request)
 
@@ -207,6 +202,7 @@ def test_an_interrupt_ends_the_download(hub, cache):
     try:
         with pytest.raises(KeyboardInterrupt):
             fetch_encoder(NAME, patience=30)
+        assert time.monotonic() - pressed[0] < 2
     finally:
         signal.signal(signal.SIGINT, before)
     assert not psutil.Process().children(recursive=True)
@@ -243,7 +239,7 @@ def test_a_connection_that_always_breaks(hub, cache, tiny, fault):
     hub.fail(WEIGHTS, fault)
     message = refused()
     expected = r"--model-name someone/clip: no such folder here, and the hub does not deliver it \((ReadError|RemoteProtocolError)\b.*\); "
-    assert re.fullmatch(expected + r"given up after 2 tries in \d+ s; " + re.escape(OFFERS), message)
+    assert re.fullmatch(expected + r"given up after 4 tries in \d+ s; " + re.escape(OFFERS), message)
     assert_nothing_taken(cache)
     hub.faults.clear()
     hub.requests.clear()
@@ -320,8 +316,8 @@ def test_a_hub_in_trouble_is_tried_again(hub, cache, number):
     hub.fail("/revision/", status(number))
     message = refused()
     assert re.search(rf"the hub does not deliver it \(HfHubHTTPError: .*\b{number}\b", message)
-    assert "given up after 2 tries" in message and message.endswith(OFFERS)
-    assert len(hub.requests) == 2
+    assert "given up after 4 tries" in message and message.endswith(OFFERS)
+    assert len(hub.requests) == 4
     assert_nothing_taken(cache)
     hub.faults[0] = ("/revision/", [None], status(number))
     assert fetch_encoder(NAME).is_dir()

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pickle
+import random
 import re
 import shutil
 import subprocess
@@ -25,13 +26,15 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import clipsent_nb
 from clipsent_nb import stage
-from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrites_of
-from clipsent_nb.compare import compare, comparison_table, conclusion, contender, ranking_html
-from clipsent_nb.data import Audit, make_splits, read_split
+from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrite_text
+from clipsent_nb.batches import Execution, collect, connect_ray
+from clipsent_nb.compare import compare, conclude_ranking, rank_contenders, render_ranking
+from clipsent_nb.data import Problem, audit_table, make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
-from clipsent_nb.files import ClipsentError, write_json
-from clipsent_nb.grid import Batch, RayTasks, collect, write_comparison
+from clipsent_nb.files import ClipsentError, Workspace, write_json
+from clipsent_nb.grid import write_comparison
+from clipsent_nb.heads import make_contender, validation_posts
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
@@ -162,8 +165,8 @@ def root(tmp_path_factory) -> Path:
     sample_run(root, epochs=1)
     shutil.rmtree(root / OPTIMIZE / "clip")
     plant(root)
-    run = fit(sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip"), progress=False)
-    fit(sample_config(root, epochs=1, head_variant="base", output_dir=OPTIMIZE / "baseline"), progress=False)
+    run = fit(sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip"))
+    fit(sample_config(root, epochs=1, head_variant="base", output_dir=OPTIMIZE / "baseline"))
     for number, name in enumerate(NAME_PAYLOADS):
         folder = shutil.copytree(run.folder, root / OPTIMIZE / name)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -190,16 +193,16 @@ def everything_said(root: Path) -> list[dict]:
     posts = read_split(root / "outputs/splits/val.csv").head(len(TEXT_PAYLOADS))
     cases = posts.assign(true_label="neutral", pred_label="positive", confidence=0.5, kind=TEXT_PAYLOADS[0])
     runs = [Run.load(root / OPTIMIZE / name) for name in ("baseline", "clip", *NAME_PAYLOADS)]
-    rivals = [contender([run], root) for run in runs]
-    truth = runs[0].predictions.sort_values("guid").true_label.map(["negative", "neutral", "positive"].index)
-    table = comparison_table(truth.to_numpy(), rivals)
+    truth = validation_posts(runs[0])
+    rivals = [make_contender(run.folder.name, [run], truth) for run in runs]
+    table = rank_contenders(truth, rivals)
     texts = pd.DataFrame({"text": [read_text(root / path)[0] for path in posts.text_path]}, index=TEXT_PAYLOADS)
     names = [said("text/markdown", text) for text in (*TEXT_PAYLOADS, *NAME_PAYLOADS)]
     fenced = [said("text/markdown", f"Highest is `{text}` and **{text}**.\n\n{text}") for text in NAME_PAYLOADS]
     return [
-        said("text/markdown", conclusion(table, truth.to_numpy(), rivals)),
-        said("text/html", ranking_html(table)),
-        said("text/html", gallery(cases, root)),
+        said("text/markdown", conclude_ranking(table, truth, rivals)),
+        said("text/html", render_ranking(table)),
+        said("text/html", gallery(cases, Workspace(root))),
         said("text/html", texts.to_html()),
         said("text/html", table.set_index("model").to_html()),
         said("text/plain", "\n".join(TEXT_PAYLOADS)),
@@ -215,21 +218,23 @@ def said_page(root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def index_page(tmp_path_factory) -> Path:
-    "The page of `clipsent run` where every reason, command line and tag is a payload."
-    root = tmp_path_factory.mktemp("index")
-    paths = (stage.LABELLED, "outputs/optimize/compare_opt_vs_base.csv")
-    (root / OPTIMIZE).mkdir(parents=True)
-    rows = "".join(f'{number},"{text.replace(chr(34), chr(34) * 2)}"\n' for number, text in enumerate(TEXT_PAYLOADS))
-    (root / paths[0]).write_text("guid,tag\n" + rows, encoding="utf-8")
-    compared = {"model": "final_clip_aug", "leaked": False, "verdict": TEXT_PAYLOADS[0], "difference": 0.1}
-    pd.DataFrame([compared | {"difference_low": 0.0, "difference_high": 0.2}]).to_csv(root / paths[1], index=False)
-    record, lines = {}, {}
+def index_page(root, tmp_path_factory) -> Path:
+    "The page of `clipsent run` where every text, state, reason, tag, model and verdict is a payload."
+    root = shutil.copytree(root, tmp_path_factory.mktemp("index") / "root")
+    shutil.copytree(root / OPTIMIZE / "clip", root / stage.FINAL)
+    columns = "rank model seeds val_f1_macro cross_fitted_val_f1_macro difference p_adjusted verdict leaked".split()
+    rows = [(place, text, 1, 0.5, 0.5, 0.1, 0.2, text, False) for place, text in enumerate(TEXT_PAYLOADS, 1)]
+    rows.append((0, "final_clip_aug", *rows[0][2:]))
+    names = {"difference_low": 0.0, "difference_high": 0.2}
+    pd.DataFrame(rows, columns=columns).assign(**names).to_csv(root / f"{stage.COMPARED}.csv", index=False)
+    tags = pd.DataFrame({"guid": range(len(TEXT_PAYLOADS)), "tag": TEXT_PAYLOADS})
+    tags.to_csv(root / stage.LABELLED, index=False)
+    record = {}
     for number, name in enumerate(stage.STEPS):
         payload = TEXT_PAYLOADS[number % len(TEXT_PAYLOADS)]
         record[name] = {"state": payload if number % 2 else "failed", "reason": payload, "seconds": payload}
-        lines[name] = ["grid", "--project-root", payload]
-    return stage.write_index(root, record, lines)
+    write_json(root / stage.RECORD, record)
+    return stage.write_index(Workspace(root))
 
 
 @pytest.mark.parametrize("name", ["said_page", "index_page"])
@@ -264,23 +269,25 @@ def real_pages(root: Path) -> dict[str, Path]:
     from clipsent_nb.grid import grid, optimize
     from clipsent_nb.heads import heads
     from clipsent_nb.preprocess import preprocess
-    from clipsent_nb.robustness import robustness
+    from clipsent_nb.report import kept_kernels
+    from clipsent_nb.robustness import CorruptionSettings, robustness
 
-    quiet = {"progress": False}
     config = sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip")
     train = shutil.copy(root / "outputs/splits/train.csv", root / f"outputs/splits/{NAME_PAYLOADS[0]}.csv")
-    at = {"batch": Batch(jobs=1), **quiet}
-    optimize(config, **quiet)
-    mine(config, "val", weights=root.resolve() / OPTIMIZE / "clip", **quiet)
-    errors(OPTIMIZE / "clip", project_root=root, min_count=2, **quiet)
-    compare(replace(config, head_variant="base", output_dir=OPTIMIZE / "baseline"), **quiet)
-    robustness(OPTIMIZE / "clip", project_root=root, corruptions="keyboard", severities="1", **quiet)
-    axes = (f"train_csv={Path(train).relative_to(root)},outputs/splits/train.csv",)
-    one = {"batch_sizes": "16", "lrs": "1e-4", "weight_decays": "0.01", "dropouts": "0.1"}
-    grid(replace(config, output_dir=OPTIMIZE / "grid_search"), axes=axes, **one, **at)
-    heads(replace(config, output_dir=OPTIMIZE / "heads"), variants="base,ln", seeds="1", **at)
-    preprocess(replace(config, output_dir=OPTIMIZE / "rules"), rules="none,basic", seeds="1", **at)
-    found = {path.parent.name: path for path in (root / OPTIMIZE).glob("*/report.html")}
+    with kept_kernels():
+        optimize(config)
+        mine(config, "val", weights=root.resolve() / OPTIMIZE / "clip")
+        errors(OPTIMIZE / "clip", workspace=Workspace(root), min_count=2)
+        compare(replace(config, head_variant="base", output_dir=OPTIMIZE / "baseline"))
+        robustness(OPTIMIZE / "clip", settings=CorruptionSettings("keyboard", "1"), workspace=Workspace(root))
+        axes = (f"train_csv={Path(train).relative_to(root)},outputs/splits/train.csv",)
+        one = {"batch_sizes": "16", "lrs": "1e-4", "weight_decays": "0.01", "dropouts": "0.1"}
+        grid(replace(config, output_dir=OPTIMIZE / "grid_search"), axes=axes, **one)
+        heads(replace(config, output_dir=OPTIMIZE / "heads"), variants="base,ln", seeds="1")
+        preprocess(replace(config, output_dir=OPTIMIZE / "rules"), rules="none,basic", seeds="1")
+        stage.write_index(Workspace(root))
+    pages = [*(root / OPTIMIZE).glob("*/report.html"), root / "outputs/reports/index.html"]
+    found = {path.parent.name: path for path in pages}
     assert len(found) == len(list((PACKAGE.parent / "nbs/reports").glob("*.ipynb")))
     return found
 
@@ -329,7 +336,7 @@ def formula_root(tmp_path_factory) -> Path:
         (root / "data" / name).write_text("a stray file")
     with open(root / "train.txt", "a", encoding="utf-8") as file:
         file.write("=1+1,positive\n@SUM(1),neutral\n+7,none\n=2,=3\n")
-    make_splits(root, val_ratio=0.2, progress=False, max_bad="100%")
+    make_splits(Workspace(root, max_bad="100%"), val_ratio=0.2)
     shutil.rmtree(root / OPTIMIZE)
     return root
 
@@ -337,14 +344,14 @@ def formula_root(tmp_path_factory) -> Path:
 def test_no_table_of_the_pipeline_computes_in_a_spreadsheet(formula_root):
     root = formula_root
     config = sample_config(root, epochs=1, output_dir=OPTIMIZE / "=1+1")
-    run = fit(config, progress=False)
-    fit(replace(config, output_dir=OPTIMIZE / "baseline", head_variant="base"), progress=False)
-    mine(config, "val", weights=run.folder, report=False, progress=False)
-    augment_images(project_root=root, progress=False)
-    augment_text(project_root=root, progress=False)
-    merge(project_root=root, progress=False)
-    errors(OPTIMIZE / "=1+1", project_root=root, min_count=2, report=False, progress=False)
-    compare(replace(config, output_dir=OPTIMIZE / "baseline"), report=False, progress=False)
+    run = fit(config)
+    fit(replace(config, output_dir=OPTIMIZE / "baseline", head_variant="base"))
+    mine(config, "val", weights=run.folder, report=False)
+    augment_images(workspace=Workspace(root))
+    augment_text(workspace=Workspace(root))
+    merge(workspace=Workspace(root))
+    errors(OPTIMIZE / "=1+1", workspace=Workspace(root), min_count=2, report=False)
+    compare(replace(config, output_dir=OPTIMIZE / "baseline"), report=False)
     tables = sorted((root / "outputs").rglob("*.csv"))
     names = {path.name for path in tables}
     assert {"audit.csv", "bad_cases.csv", "badcase_text_aug.csv", "compare_opt_vs_base.csv", "posts.csv"} <= names
@@ -359,37 +366,31 @@ def test_reasons_and_names_in_the_table_of_a_batch_do_not_compute(tmp_path):
     ]
     write_json(tmp_path / "cells.json", {"axes": ["train_csv"], "cells": cells})
     runs = collect(tmp_path)
-    write_comparison(runs, runs, tmp_path / "grid.csv", ["folder"], None)
+    write_comparison(runs, runs, tmp_path / "grid.csv", ["run"], None)
     assert formulas_in(tmp_path / "grid.csv") == []
 
 
-def test_altered_texts_come_back_from_their_table_as_they_were(formula_root, monkeypatch):
+def test_altered_texts_come_back_from_their_table_as_they_were(formula_root):
     root = formula_root
     posts = read_split(root / "outputs/splits/train.csv").head(2 * len(FORMULAS))
     cases = posts.rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model", reason="wrong")
     (root / OPTIMIZE).mkdir(exist_ok=True)
     cases.to_csv(root / OPTIMIZE / "bad_cases.csv", index=False)
-    given = []
-
-    def noted(*arguments):
-        found = rewrites_of(*arguments)
-        given.extend(found)
-        return found
-
-    monkeypatch.setattr("clipsent_nb.badcases.rewrites_of", noted)
-    augment_images(project_root=root, progress=False)
-    augment_text(project_root=root, progress=False)
-    merged = read_split(merge(project_root=root, progress=False))
+    expected = []
+    for post in posts.itertuples():
+        text, _ = read_text(root / post.text_path)
+        expected += rewrite_text(text, 2, random.Random(f"7 {post.guid}"))
+    augment_images(workspace=Workspace(root))
+    augment_text(seed=7, workspace=Workspace(root))
+    merged = read_split(merge(workspace=Workspace(root)))
     paths = merged.text_path[merged.guid.str.contains("_ta")]
-    assert given and [(root / path).read_text(encoding="utf-8") for path in paths] == given
+    assert expected and sorted((root / path).read_text(encoding="utf-8") for path in paths) == sorted(expected)
     assert read_cases(root / OPTIMIZE / "badcase_text_aug.csv", ["guid", "text_aug"]).guid.isin(posts.guid).all()
 
 
 def test_names_in_the_audit_do_not_compute():
-    audit = Audit([])
-    for name in FORMULAS:
-        audit.add(name, f"data/{name}.txt", "in neither list", "left out")
-    assert not [cell for row in audit.table().to_numpy() for cell in row if computed(cell)]
+    audit = audit_table(Problem(name, f"data/{name}.txt", "in neither list", "not used") for name in FORMULAS)
+    assert not [cell for row in audit.to_numpy() for cell in row if computed(cell)]
 
 
 WATCHED = """
@@ -430,10 +431,10 @@ def test_a_report_listens_on_no_address_of_the_network(tmp_path):
 def test_a_local_ray_cluster_listens_on_this_machine_only(monkeypatch):
     asked = {}
     fake = types.ModuleType("ray")
-    fake.init = lambda **options: asked.update(options)
-    fake.remote = lambda **options: lambda function: function
+    fake.init = lambda address, **options: asked.update(options)
+    fake.remote = lambda **options: lambda worker: worker
     monkeypatch.setitem(sys.modules, "ray", fake)
-    RayTasks(Batch(engine="ray"))
+    connect_ray(Execution(engine="ray"))
     assert asked["_node_ip_address"] == "127.0.0.1" and asked["include_dashboard"] is False
 
 
@@ -484,6 +485,10 @@ def test_the_package_runs_no_code_from_files_and_no_shell(path):
     assert wrong == []
 
 
+SAFE = ("gallery", "render_ranking", "list_steps", "ranking.to_html")  # what they make is looked at in pages above
+SAFE += ("'<p>The errors that the model is surest of:</p>' + ''.join",)
+
+
 def test_templates_put_out_no_text_that_is_not_escaped():
     wrong = []
     for path in sorted((PACKAGE.parent / "nbs/reports").glob("*.ipynb")):
@@ -491,7 +496,7 @@ def test_templates_put_out_no_text_that_is_not_escaped():
         for name, call in (found for source in code for found in calls_in(ast.parse(source))):
             if constant(call, "escape") is False or name.endswith(("Javascript", "SVG", "IFrame")):
                 wrong.append(f"{path.stem}: {name}")
-            if name == "HTML" and ast.unparse(call.args[0]).split("(")[0] not in ("gallery", "ranking_html"):
+            if name == "HTML" and ast.unparse(call.args[0]).split("(")[0] not in SAFE:
                 wrong.append(f"{path.stem}: {ast.unparse(call)}")
     assert wrong == []
 

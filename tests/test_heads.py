@@ -1,0 +1,59 @@
+"""Heads and preprocessing side by side: the same posts, seeds, a comparison of one."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipsent_nb.batches import Execution
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.heads import CROSS_FITTED, heads, make_contender, read_variants, validation_posts
+from clipsent_nb.preprocess import preprocess, read_rule_sets
+from clipsent_nb.runs import Run
+from clipsent_nb.train import sample_config, sample_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return sample_run(tmp_path_factory.mktemp("heads") / "sample", epochs=2)
+
+
+def test_predictions_follow_the_posts_whatever_order_the_file_has(run, tmp_path):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "turned"))
+    table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
+    table[::-1].to_csv(folder / "val_predictions.csv", index=False)
+    posts = validation_posts(Run.load(folder))
+    assert posts.guid.tolist() == table.guid[::-1].tolist()
+    one = make_contender("one", [run], posts)
+    assert (
+        one.probabilities[0].argmax(axis=1)
+        == posts.guid.map(table.set_index("guid").pred_label).map(["negative", "neutral", "positive"].index)
+    ).all()
+
+
+def test_runs_of_older_versions_count_with_their_best_epoch(run, tmp_path):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "old"))
+    (folder / "val_epochs.npy").unlink()
+    posts = validation_posts(run)
+    one = make_contender("old", [Run.load(folder)], posts)
+    assert (one.predictions == one.probabilities.argmax(axis=-1)[:, None]).all()
+
+
+def test_a_true_is_no_number_in_a_set_of_rules(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text("[own]\nreplace_urls = 1\n", encoding="utf-8")
+    with pytest.raises(ClipsentError, match="replace_urls = 1; use True or False"):
+        read_rule_sets(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "choice"), [(heads, {"variants": "ln"}), (preprocess, {"rules": "none"})])
+def test_a_comparison_of_one_has_a_table_and_a_report(run, command, choice, tmp_path):
+    root = Path(shutil.copytree(run.folder.parents[2], tmp_path / "project"))
+    config = sample_config(root, epochs=1, output_dir=Path("outputs/optimize/one"))
+    result = command(config, **choice, seeds="42", execution=Execution())
+    assert len(result.table) == 1 and result.table[CROSS_FITTED].notna().all()
+    assert "There is nothing to compare it with" in result.report.read_text(encoding="utf-8")
+    posts, contenders = read_variants(root / "outputs/optimize/one", "head_")
+    assert len(contenders) == 1 and len(posts)
