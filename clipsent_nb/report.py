@@ -72,13 +72,14 @@ def words_only(
 def write_page(
     notebook: Path,  # An executed notebook
 ) -> Path:
-    "Write the notebook as a page beside it, code folded away and cells tagged `prepare` left out; returns its path."
+    "Write the notebook as a page beside it, code folded away and cells tagged `prepare` or `parameters` left out; returns its path."
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
-    content.cells = [cell for cell in content.cells if "prepare" not in cell.metadata.get("tags", [])]
+    left_out = {"prepare", "parameters"}
+    content.cells = [cell for cell in content.cells if not left_out.intersection(cell.metadata.get("tags", []))]
     title = next(
         (cell.source.splitlines()[0].lstrip("# ") for cell in content.cells if cell.source.startswith("# ")), ""
     )
