@@ -16,7 +16,6 @@ import psutil
 import torch
 
 from clipsent_nb.batches import run_many
-from clipsent_nb.grid import Batch
 from clipsent_nb.report import kept_kernels
 from clipsent_nb.train import fit, sample_config, sample_run
 

@@ -421,7 +421,8 @@ def run_notebook(
     except PapermillExecutionError as error:
         os.replace(unfinished, notebook)
         if parts := ask(kernel, error_parts):
-            raise ClipsentError(*parts) from error
+            where, what, done, todo = parts
+            raise ClipsentError(where, what, done, todo) from error
         raise ClipsentError(notebook, f"{error.ename}: {first_line(Exception(error.evalue))}") from error
     except DeadKernelError as error:
         what = kernel.killed_for or kernel.end()
