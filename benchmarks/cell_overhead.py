@@ -45,9 +45,9 @@ def main() -> None:
                 for side in times
             }
             batch, parent = [configs["run_many"]], root / "outputs/optimize/run_many"
-            times["fit"].append(timed(lambda config=configs["fit"]: fit(config, progress=False)))
+            times["fit"].append(timed(lambda config=configs["fit"]: fit(config)))
             times["run_many"].append(
-                timed(lambda batch=batch, parent=parent: run_many(batch, parent, Batch(threads=1), progress=False))
+                timed(lambda batch=batch, parent=parent: run_many(batch, parent, Execution(threads=1)))
             )
             [kernel] = psutil.Process().children()
             megabytes.append(kernel.memory_info().rss / 1e6)

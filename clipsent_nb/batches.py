@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'COSTS', 'format_value', 'name_runs', 'Execution', 'PlannedRun', 'run_parameters', 'try_report',
            'read_scores', 'collect', 'run_many', 'execute_runs']
 
-# %% ../nbs/05a_batches.ipynb #80024f2f
+# %% ../nbs/05a_batches.ipynb #34fea84b
 import json
 import os
 import re
@@ -80,7 +80,7 @@ def fingerprint(
     "Eight hexadecimal digits that stand for everything that decides the numbers of a run."
     return digest(json.dumps(own, sort_keys=True).encode())[:8]
 
-# %% ../nbs/05a_batches.ipynb #b644f3ec
+# %% ../nbs/05a_batches.ipynb #fba02f89
 def varied(
     configs: Sequence[TrainConfig],
 ) -> list[str]:
@@ -252,7 +252,7 @@ def connect_ray(
 
     return try_on_ray
 
-# %% ../nbs/05a_batches.ipynb #832e02fe
+# %% ../nbs/05a_batches.ipynb #8ee220ab
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock

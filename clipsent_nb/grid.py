@@ -209,7 +209,7 @@ def search(
             continue
         driven.result()
 
-# %% ../nbs/05_grid.ipynb #f1cc9351
+# %% ../nbs/05_grid.ipynb #f41beb21
 def judge_epochs(
     run: PlannedRun,
     trial: object,  # Of Optuna, that the run belongs to

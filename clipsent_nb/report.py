@@ -72,12 +72,14 @@ def words_only(
 def write_page(
     notebook: Path,  # An executed notebook
 ) -> Path:
-    "Write the notebook as a self-contained page beside it, code folded away; returns its path."
+    "Write the notebook as a page beside it, code folded away and cells tagged `prepare` or `parameters` left out; returns its path."
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
+    left_out = {"prepare", "parameters"}
+    content.cells = [cell for cell in content.cells if not left_out.intersection(cell.metadata.get("tags", []))]
     title = next(
         (cell.source.splitlines()[0].lstrip("# ") for cell in content.cells if cell.source.startswith("# ")), ""
     )
@@ -89,7 +91,7 @@ def write_page(
     return notebook.with_suffix(".html")
 
 # %% ../nbs/report.ipynb #516d38a7
-def settings() -> list[tuple[Callable, object]]:
+def process_settings() -> list[tuple[Callable, object]]:
     "What notebooks change in their process: the function that sets each thing, and its present value."
     import logging
     import warnings
@@ -167,7 +169,9 @@ def begin_notebook(
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what imports have made is not looked at again
-    NOTED.update(settings=settings(), threads=set(threading.enumerate()), memory=psutil.Process().memory_info().rss)
+    NOTED.update(
+        settings=process_settings(), threads=set(threading.enumerate()), memory=psutil.Process().memory_info().rss
+    )
 
 # %% ../nbs/report.ipynb #b8b2aee5
 def end_notebook() -> list[str]:
