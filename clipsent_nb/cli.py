@@ -179,8 +179,8 @@ def add_value(
     if isinstance(known[name], tuple):
         values.setdefault(name, []).append(value)
         return flag
-    if name in values:
-        raise ClipsentError(flag, "is given twice", todo="give it once")
+    if values.get(name, value) != value:
+        raise ClipsentError(flag, f"is given twice, as {values[name]} and {value}", todo="give it once")
     values[name] = value
     return ""
 

@@ -18,7 +18,7 @@ from shutil import rmtree
 from subprocess import PIPE, STDOUT, Popen
 
 import clipsent_nb
-from .files import ClipsentError, atomic_write, first_line, naming_file
+from .files import ClipsentError, atomic_write, first_line, naming_file, replace_file
 
 # %% ../nbs/report.ipynb #1f41bc29
 def template(
@@ -415,11 +415,11 @@ def run_notebook(
         with naming_file(notebook):
             folder.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(str(source), str(unfinished), dict(parameters), **own)
-        os.replace(unfinished, notebook)
+        replace_file(unfinished, notebook)
         write_page(notebook)
         return ask(kernel, end_notebook)
     except PapermillExecutionError as error:
-        os.replace(unfinished, notebook)
+        replace_file(unfinished, notebook)
         if parts := ask(kernel, error_parts):
             where, what, done, todo = parts
             raise ClipsentError(where, what, done, todo) from error
