@@ -177,8 +177,8 @@ def add_value(
     if isinstance(known[name], tuple):
         values.setdefault(name, []).append(value)
         return flag
-    if name in values:
-        raise ClipsentError(flag, "is given twice", todo="give it once")
+    if values.get(name, value) != value:
+        raise ClipsentError(flag, f"is given twice, as {values[name]} and {value}", todo="give it once")
     values[name] = value
     return ""
 
@@ -298,6 +298,7 @@ def find_signal(error: BaseException | None) -> int | None:
 
 # %% ../nbs/cli.ipynb #c11f0013
 from clipsent_nb.files import describe_os_error, show_progress
+from clipsent_nb.report import kept_kernels
 
 TOGETHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -319,9 +320,6 @@ def prepare_process(
     return [word for word in words if word not in ("--progress", "--no-progress")]
 
 # %% ../nbs/cli.ipynb #c11f0014
-from clipsent_nb.report import kept_kernels
-
-
 def call_command(
     name: str,  # Of a command, perhaps
     words: Sequence[str],  # What follows it

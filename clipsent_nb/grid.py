@@ -336,7 +336,6 @@ def write_comparison(
     return Comparison(table, csv, failed, report, tuple(name for name in columns if name in table))
 
 # %% ../nbs/05_grid.ipynb #8a3a7be0
-import tyro
 from pydantic import Field
 
 GRID_AXES = {"batch_size": "4,8", "lr": "1e-5,2e-5", "weight_decay": "1e-4,5e-4", "dropout": "0.1,0.2"}
@@ -388,9 +387,7 @@ def grid(
     lrs: str | None = None,  # Values for --lr; default: 1e-5,2e-5
     weight_decays: str | None = None,  # Values for --weight-decay; default: 1e-4,5e-4
     dropouts: str | None = None,  # Values for --dropout; default: 0.1,0.2
-    axes: Annotated[
-        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction
-    ] = (),  # Further axes, such as head_variant=ln,mlp seed=1,2
+    axes: tuple[str, ...] = (),  # Further axes, such as head_variant=ln,mlp seed=1,2
     search: Literal["optuna"] | None = None,  # Choose the next values by the earlier results; then 1e-6:1e-4 is a range
     trials: int = 20,  # Runs of a search in all
     execution: Execution = Execution(),
@@ -398,12 +395,11 @@ def grid(
 ) -> Comparison | str:
     """Train with every combination of settings, rank the results and write a report; finished runs are not repeated.
 
-    From Python, `axes` may also be a plain list of texts, and `config` a TrainConfig, all of whose values count as given.
+    From Python, `config` may also be a TrainConfig, all of whose values count as given.
     Raises ClipsentError for unusable settings or input, or if no run could be completed.
     """
     given = {"batch_size": batch_sizes, "lr": lrs, "weight_decay": weight_decays, "dropout": dropouts}
-    further = itertools.chain.from_iterable([axis] if isinstance(axis, str) else axis for axis in axes)
-    varying = grid_axes(config, given, further)
+    varying = grid_axes(config, given, axes)
     own = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     base = TrainConfig(**{name: value for name, value in own.items() if value is not None or name not in GRID_AXES})
     ranges = [name for name, values in varying.items() if isinstance(values, Range)]

@@ -18,7 +18,7 @@ from shutil import rmtree
 from subprocess import PIPE, STDOUT, Popen
 
 import clipsent_nb
-from .files import ClipsentError, atomic_write, first_line, naming_file
+from .files import ClipsentError, atomic_write, first_line, naming_file, replace_file
 
 # %% ../nbs/report.ipynb #1f41bc29
 def template(
@@ -72,13 +72,14 @@ def words_only(
 def write_page(
     notebook: Path,  # An executed notebook
 ) -> Path:
-    "Write the notebook as a page beside it, code folded away and cells tagged `prepare` left out; returns its path."
+    "Write the notebook as a page beside it, code folded away, cells tagged `prepare` or `parameters` left out; returns its path."
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
-    content.cells = [cell for cell in content.cells if "prepare" not in cell.metadata.get("tags", [])]
+    left_out = {"prepare", "parameters"}
+    content.cells = [cell for cell in content.cells if not left_out.intersection(cell.metadata.get("tags", []))]
     title = next(
         (cell.source.splitlines()[0].lstrip("# ") for cell in content.cells if cell.source.startswith("# ")), ""
     )
@@ -414,13 +415,14 @@ def run_notebook(
         with naming_file(notebook):
             folder.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(str(source), str(unfinished), dict(parameters), **own)
-        os.replace(unfinished, notebook)
+        replace_file(unfinished, notebook)
         write_page(notebook)
         return ask(kernel, end_notebook)
     except PapermillExecutionError as error:
-        os.replace(unfinished, notebook)
+        replace_file(unfinished, notebook)
         if parts := ask(kernel, error_parts):
-            raise ClipsentError(*parts) from error
+            where, what, done, todo = parts
+            raise ClipsentError(where, what, done, todo) from error
         raise ClipsentError(notebook, f"{error.ename}: {first_line(Exception(error.evalue))}") from error
     except DeadKernelError as error:
         what = kernel.killed_for or kernel.end()

@@ -45,7 +45,7 @@ from clipsent_nb.files import (
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
 from .model import HeadVariant
-from .objective import LossName
+from .objective import LossName, absent_classes
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -429,7 +429,7 @@ class Run:
 def describe_run(run: Run) -> str:
     "What a finished run has reached, in a few lines."
     metrics = run.metrics
-    low, high = metrics["best_val_f1_macro_interval"]
+    (low, high), absent = metrics["best_val_f1_macro_interval"], absent_classes(run.labels)
     lines = [f"validation macro-F1 {metrics['best_val_f1_macro']:.4f}, accuracy {metrics['best_val_acc']:.4f}"]
     lines[0] += f", {metrics['val_posts']} posts (95 % interval of macro-F1 {low:.3f} to {high:.3f})"
     if "cross_fitted_val_f1_macro" in metrics:
@@ -439,8 +439,10 @@ def describe_run(run: Run) -> str:
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
-        "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS),
+        "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent),
     ]
+    if absent:
+        lines.append(f"warning: no post validates {', '.join(absent)}; macro-F1 is that of the other classes alone")
     if run.found:
         lines.insert(0, "already complete with these settings; nothing was trained")
     if metrics["leaked"]:

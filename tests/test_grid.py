@@ -217,7 +217,7 @@ def test_every_flag_that_was_typed_counts(sample):
     assert len(plan_of(sample, *single)) == 1
     axes = ["--axes", "seed=1,2,3", "--axes", "head_variant=ln,mlp"]
     assert len(plan_of(sample, *single, *axes)) == len(plan_of(sample, *single, "--axes", axes[1], axes[3])) == 6
-    with pytest.raises(ClipsentError, match="--lrs '': no values"):
+    with pytest.raises(ClipsentError, match="--lrs: is empty"):
         plan_of(sample, "--lrs", "")
 
 
