@@ -611,6 +611,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clipsent_nb.report.renew_libraries': ('report.html#renew_libraries', 'clipsent_nb/report.py'),
                                     'clipsent_nb.report.run_notebook': ('report.html#run_notebook', 'clipsent_nb/report.py'),
                                     'clipsent_nb.report.start_kernel': ('report.html#start_kernel', 'clipsent_nb/report.py'),
+                                    'clipsent_nb.report.stop_process': ('report.html#stop_process', 'clipsent_nb/report.py'),
                                     'clipsent_nb.report.take_kernel': ('report.html#take_kernel', 'clipsent_nb/report.py'),
                                     'clipsent_nb.report.template': ('report.html#template', 'clipsent_nb/report.py'),
                                     'clipsent_nb.report.words_only': ('report.html#words_only', 'clipsent_nb/report.py'),

@@ -249,3 +249,13 @@ def test_the_page_of_an_executed_notebook_is_whole(notebook, tmp_path):
             assert [cell.execution_count for cell in cells] == [1, 2, 3] and f'x = "{name}"' in cells[1].source
             assert name in page.read_text(encoding="utf-8") and page == write_page(page.with_suffix(".ipynb"))
     assert not (tmp_path / "first/.report.tmp.ipynb").exists()
+
+
+@posix
+def test_reports_leave_no_open_files_and_no_threads_in_their_driver(notebook, tmp_path):
+    source, driver = notebook("print(x)"), psutil.Process()
+    execute(source, tmp_path / "out", {})
+    before = driver.num_fds(), threading.active_count()
+    for _ in range(3):
+        execute(source, tmp_path / "out", {})
+    assert (driver.num_fds(), threading.active_count()) == before and driver.children() == []
