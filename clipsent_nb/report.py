@@ -72,7 +72,7 @@ def words_only(
 def write_page(
     notebook: Path,  # An executed notebook
 ) -> Path:
-    "Write the notebook as a page beside it, code folded away and cells tagged `prepare` or `parameters` left out; returns its path."
+    "Write the notebook as a page beside it, code folded away, cells tagged `prepare` or `parameters` left out; returns its path."
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
