@@ -15,8 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from clipsent_nb.batches import run_many
-from clipsent_nb.grid import Batch
+from clipsent_nb.batches import Execution, run_many
 from clipsent_nb.report import kept_kernels
 from clipsent_nb.train import fit, sample_config, sample_run
 

@@ -80,7 +80,7 @@ def fingerprint(
     "Eight hexadecimal digits that stand for everything that decides the numbers of a run."
     return digest(json.dumps(own, sort_keys=True).encode())[:8]
 
-# %% ../nbs/05a_batches.ipynb #fba02f89
+# %% ../nbs/05a_batches.ipynb #b644f3ec
 def varied(
     configs: Sequence[TrainConfig],
 ) -> list[str]:
@@ -252,7 +252,7 @@ def connect_ray(
 
     return try_on_ray
 
-# %% ../nbs/05a_batches.ipynb #8ee220ab
+# %% ../nbs/05a_batches.ipynb #832e02fe
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock
@@ -340,27 +340,28 @@ class BatchFolder:
             if not self.kept(folder):
                 (folder / "best.pt").unlink(missing_ok=True)
 
-    def settle(
-        self,
-        run: PlannedRun,  # That has ended
-        bar: object,  # Of all runs
-    ) -> None:
-        "Write down what became of a run, and say it."
-        with self.lock:
-            self.note([run])
-            if run.state == "done":
-                self.drop_weights()
-            elif run.state == "pruned":
-                for path in [run.folder / "last.pt", *run.folder.glob("best*.pt")]:
-                    path.unlink(missing_ok=True)
-            bar.update()
-            best = {folder: score for score, folder in self.ranking()}
-            if best:
-                bar.set_postfix_str(f"best macro-F1 {next(iter(best.values())):.4f}")
-        score = f"macro-F1 {best[run.folder]:.4f}" if run.folder in best else run.state
-        reason = f": {run.reason}" if run.reason else ""
-        level = log.warning if run.state == "failed" else log.info
-        level("%s: %s after %.0f s%s", run.name, score, run.seconds, reason)
+# %% ../nbs/05a_batches.ipynb #5829b522
+def settle_run(
+    run: PlannedRun,  # That has ended
+    batch: BatchFolder,  # Where it is
+    bar: object,  # Of all runs
+) -> None:
+    "Write down what became of a run, drop weights that are no longer among the best, and say it."
+    with batch.lock:
+        batch.note([run])
+        if run.state == "done":
+            batch.drop_weights()
+        elif run.state == "pruned":
+            for path in [run.folder / "last.pt", *run.folder.glob("best*.pt")]:
+                path.unlink(missing_ok=True)
+        bar.update()
+        scores = {folder: score for score, folder in batch.ranking()}
+        if scores:
+            bar.set_postfix_str(f"best macro-F1 {next(iter(scores.values())):.4f}")
+    score = f"macro-F1 {scores[run.folder]:.4f}" if run.folder in scores else run.state
+    reason = f": {run.reason}" if run.reason else ""
+    level = log.warning if run.state == "failed" else log.info
+    level("%s: %s after %.0f s%s", run.name, score, run.seconds, reason)
 
 # %% ../nbs/05a_batches.ipynb #8af8c491
 from .data import LABELS
@@ -523,7 +524,7 @@ def execute_runs(
             ).done:  # in pieces, so that Ctrl-C is heard
                 run = going.pop(task)
                 task.result()
-                batch.settle(run, bar)
+                settle_run(run, batch, bar)
                 failures += run.state == "failed"
             if execution.max_failures and failures >= execution.max_failures:
                 left = []

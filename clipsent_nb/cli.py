@@ -298,6 +298,7 @@ def find_signal(error: BaseException | None) -> int | None:
 
 # %% ../nbs/cli.ipynb #c11f0013
 from clipsent_nb.files import describe_os_error, show_progress
+from clipsent_nb.report import kept_kernels
 
 TOGETHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -333,7 +334,7 @@ def call_command(
     if {"-h", "--help"}.intersection(words):
         print_help(name)
         return
-    with ending_in_order():
+    with ending_in_order(), kept_kernels():  # one process makes all reports of a command
         result = parse(name, words)()
     if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
         print(result, flush=True)

@@ -28,6 +28,7 @@ from clipsent_nb.batches import (
     run_many,
     run_parameters,
     run_threads,
+    settle_run,
     with_folders,
 )
 from clipsent_nb.files import (
@@ -209,7 +210,7 @@ def search(
             continue
         driven.result()
 
-# %% ../nbs/05_grid.ipynb #f41beb21
+# %% ../nbs/05_grid.ipynb #f1cc9351
 def judge_epochs(
     run: PlannedRun,
     trial: object,  # Of Optuna, that the run belongs to
@@ -233,7 +234,7 @@ def judge_epochs(
 
     return judge
 
-
+# %% ../nbs/05_grid.ipynb #9e9566ed
 def search_run(
     trial: object,  # Of Optuna
     axes: Mapping[str, Sequence[object] | Range],  # What may vary
@@ -250,7 +251,7 @@ def search_run(
     trial.set_user_attr("folder", run.folder.name)
     if run.state == "waiting":
         execute_run(run, execution, engine, stop, judge_epochs(run, trial))
-    batch.settle(run, bar)
+    settle_run(run, batch, bar)
     failures = sum(row["state"] == "failed" for row in batch.rows.values())
     if stop.is_set() or (execution.max_failures and failures >= execution.max_failures):
         trial.study.stop()
@@ -274,10 +275,8 @@ def run_search(
     if trials < 1:
         raise ClipsentError(f"--trials {trials}", "must be at least 1")
     import_optuna()
-    folder, varying = (
-        base.resolve(base.output_dir),
-        [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1],
-    )
+    folder = base.resolve(base.output_dir)
+    varying = [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1]
     fixed = {name: value for name, value in identity(base).items() if name not in axes}
     key = digest(json.dumps([fixed, {name: repr(axis) for name, axis in axes.items()}], sort_keys=True).encode())
     with locked(folder, "--output-dir"):
@@ -288,13 +287,11 @@ def run_search(
         batch.rows |= {name: batch.earlier[name] for name in known if name in batch.earlier}
         with run_threads(execution) as (threads, engine, stop), progress_bar(total=trials, unit="run") as bar:
             bar.update(len(batch.rows))
-            search(
-                lambda trial: search_run(trial, axes, base, batch, engine, stop, bar),
-                study,
-                trials,
-                execution.jobs,
-                threads,
-            )
+
+            def objective(trial: object) -> float:
+                return search_run(trial, axes, base, batch, engine, stop, bar)
+
+            search(objective, study, trials, execution.jobs, threads)
     return collect(folder)
 
 # %% ../nbs/05_grid.ipynb #927063ee

@@ -72,7 +72,7 @@ def words_only(
 def write_page(
     notebook: Path,  # An executed notebook
 ) -> Path:
-    "Write the notebook as a page beside it, code folded away and cells tagged `prepare` or `parameters` left out; returns its path."
+    "Write the notebook as a page beside it, code folded away, cells tagged `prepare` or `parameters` left out; returns its path."
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -421,7 +421,8 @@ def run_notebook(
     except PapermillExecutionError as error:
         replace_file(unfinished, notebook)
         if parts := ask(kernel, error_parts):
-            raise ClipsentError(*parts) from error
+            where, what, done, todo = parts
+            raise ClipsentError(where, what, done, todo) from error
         raise ClipsentError(notebook, f"{error.ename}: {first_line(Exception(error.evalue))}") from error
     except DeadKernelError as error:
         what = kernel.killed_for or kernel.end()

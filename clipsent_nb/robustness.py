@@ -520,9 +520,7 @@ from .report import execute
 
 def robustness(
     weights: Path,  # A run folder, or its best.pt; relative to the project root
-    output_dir: Path = Path(
-        "outputs/optimize/robustness_ln"
-    ),  # Receives tables and report; relative to the project root
+    output_dir: Path = Path("outputs/optimize/robustness_ln"),  # Receives tables and report; under the project root
     val_csv: Path | None = None,  # Posts to test on; relative to the project root; default: those the run validated on
     model_name: str | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
     settings: CorruptionSettings = ALL_CORRUPTIONS,  # Which corruptions, and how

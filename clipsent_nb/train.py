@@ -394,7 +394,7 @@ def finish_epoch(state: State, labels: np.ndarray, probabilities: np.ndarray, fr
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.posts,
             **{f"val_{name}": scores[name] for name in names},
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": state.optimizer.param_groups[-1 if frozen else 0]["lr"],
             "frozen": int(frozen),
         }
     )

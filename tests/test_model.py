@@ -159,7 +159,7 @@ def test_damaged_weights_are_an_error(tmp_path, damage):
 
 
 def test_siglip_texts_do_not_depend_on_their_batch(tmp_path):
-    from clipsent_nb.inputs import PairInputs
+    from clipsent_nb.inputs import inputs_from_memory
     from clipsent_nb.model import text_features
 
     tiny_clip(tmp_path)
@@ -168,7 +168,7 @@ def test_siglip_texts_do_not_depend_on_their_batch(tmp_path):
     SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)).save_pretrained(tmp_path)
     tokenizer, image_processor = load_processors(tmp_path)
     texts = ["so happy", "a much longer text than the other one"]
-    inputs = PairInputs.from_memory(texts, [Image.new("RGB", (9, 9))] * 2, tokenizer, image_processor, {})
+    inputs = inputs_from_memory(texts, [Image.new("RGB", (9, 9))] * 2, (tokenizer, image_processor), {})
     encoder = load_encoder(tmp_path).eval()
     with torch.no_grad():
         alone, together = (inputs.batch(rows) for rows in ([0], [0, 1]))

@@ -294,8 +294,7 @@ def test_a_call_that_finds_all_complete_imports_no_torch(project):
     code = f"""
 import sys
 from pathlib import Path
-from clipsent_nb.files import Workspace
-from clipsent_nb.stage import run_stage
+from clipsent_nb import Workspace, run_stage
 print(run_stage(None, Workspace(Path({str(project.root)!r}))))
 assert not {{"torch", "transformers", "matplotlib"}} & set(sys.modules)
 """
