@@ -441,6 +441,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.grid.write_comparison': ('grid.html#write_comparison', 'clipsent_nb/grid.py')},
             'clipsent_nb.heads': { 'clipsent_nb.heads.Contender': ('heads.html#contender', 'clipsent_nb/heads.py'),
                                    'clipsent_nb.heads.Contender.leaked': ('heads.html#contender.leaked', 'clipsent_nb/heads.py'),
+                                   'clipsent_nb.heads.VariantConfig': ('heads.html#variantconfig', 'clipsent_nb/heads.py'),
                                    'clipsent_nb.heads.compare_contenders': ('heads.html#compare_contenders', 'clipsent_nb/heads.py'),
                                    'clipsent_nb.heads.compare_pairs': ('heads.html#compare_pairs', 'clipsent_nb/heads.py'),
                                    'clipsent_nb.heads.compare_variants': ('heads.html#compare_variants', 'clipsent_nb/heads.py'),

@@ -181,7 +181,12 @@ def open_image(
 
     Raises ClipsentError that names the file if it is missing, is no picture, or is cut short.
     """
+    if not isinstance(source, Path | str | bytes | np.ndarray | Image.Image) and not hasattr(source, "read"):
+        what, todo = f"no picture but of type {type(source).__name__}", "give a path, bytes, an open file or pixels"
+        raise ClipsentError(name or type(source).__name__, what, todo=todo)
     try:
+        if isinstance(source, np.ndarray) and source.ndim not in (2, 3):
+            raise ValueError(f"{source.ndim} dimensions instead of height, width and colours")
         if isinstance(source, Image.Image | np.ndarray):
             return _to_rgb(upright(source.copy() if isinstance(source, Image.Image) else Image.fromarray(source)))
         if isinstance(source, bytes):

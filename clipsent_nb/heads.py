@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import pandas as pd
 
-from .files import ClipsentError
-from .runs import Run, TrainConfig
+from .files import ClipsentError, settings
+from .runs import Count, Run, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,16 +39,23 @@ def variant_configs(
     return configs
 
 # %% ../nbs/06_heads.ipynb #9065add8
+@settings
+class VariantConfig(TrainConfig):
+    "Settings that all variants share."
+
+    seed: Count | None = None  # One seed instead of --seeds
+
+
 def read_seeds(
     seeds: str | None,  # Such as "42,123,2024"; None: not given
-    base: TrainConfig,  # Its seed is the only one if it was given
+    base: TrainConfig,  # Its seed is the only one if it has one
 ) -> list[int]:
     """The seeds to train with, each once.
 
     Raises ClipsentError for text that is no list of whole numbers.
     """
     if seeds is None:
-        return [42, 123, 2024] if base.seed == TrainConfig().seed else [base.seed]
+        return [42, 123, 2024] if base.seed is None else [base.seed]
     texts = [text.strip() for text in seeds.split(",") if text.strip()]
     if not texts or not all(re.fullmatch("[0-9]+", text) for text in texts):
         raise ClipsentError(f"--seeds {seeds}", "not seeds", todo="give whole numbers from 0 on, separated by commas")
@@ -298,7 +305,7 @@ from .model import HeadVariant
 
 
 def heads(
-    config: TrainConfig = TrainConfig(output_dir=Path("outputs/optimize/head_variant_compare")),
+    config: VariantConfig = VariantConfig(output_dir=Path("outputs/optimize/head_variant_compare")),
     variants: str = "base,ln,mlp,gated",  # Heads to compare, separated by commas
     seeds: str | None = None,  # Each head is trained once with each; default: 42,123,2024, or --seed if given
     execution: Execution = Execution(),

@@ -96,12 +96,11 @@ def augmented_examples(
 # %% ../nbs/07_preprocess.ipynb #d9a1f39e
 from .batches import Execution
 from .grid import Comparison
-from .heads import compare_variants, read_seeds, variant_configs
-from .runs import TrainConfig
+from .heads import VariantConfig, compare_variants, read_seeds, variant_configs
 
 
 def preprocess(
-    config: TrainConfig = TrainConfig(output_dir=Path("outputs/optimize/preprocess_compare")),
+    config: VariantConfig = VariantConfig(output_dir=Path("outputs/optimize/preprocess_compare")),
     rules: str = "none,basic,improved",  # Sets to compare, separated by commas
     rules_file: Path | None = None,  # TOML file with further sets; relative to the project root
     seeds: str | None = None,  # Each set is trained once with each; default: 42,123,2024, or --seed if given

@@ -51,7 +51,7 @@ def test_inputs_are_not_replaced(root, output):
         ([], ["x.jpg"], "post 0: has no text"),
         (["hi"], ["x.jpg"], r"picture 0 \(x.jpg\): no such picture"),
         (["hi"], [b"no picture" * 99], "picture 0: broken"),
-        (["hi"], [7], "picture 0: broken picture"),
+        (["hi"], [7], "picture 0: no picture but of type int"),
         (["hi"], [np.zeros((3, 8, 8, 2))], "picture 0: broken picture"),
         (["ok", "\ud83d"], [Image.new("RGB", (9, 9))] * 2, "text 1: holds half of a character"),
     ],

@@ -1,0 +1,263 @@
+"""Situations that people of this trade met in public, and others of the same kinds; `README.md` lists them."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipsent_nb.badcases import mine
+from clipsent_nb.batches import Execution, name_folder
+from clipsent_nb.cli import main, parse
+from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.errors import errors
+from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.predict import Classifier
+from clipsent_nb.report import execute
+from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.sample import make_sample
+from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking
+from clipsent_nb.train import fit, load_inputs, sample_config, sample_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return sample_run(tmp_path_factory.mktemp("field") / "root", epochs=1)
+
+
+@pytest.fixture
+def root(run) -> Path:
+    return run.folder.parents[2]
+
+
+def table_of(root: Path, name: str) -> pd.DataFrame:
+    "A split as a table of somebody who knows no more than four columns."
+    return read_split(root / f"outputs/splits/{name}.csv")[["guid", "text_path", "image_path", "label"]]
+
+
+# -- a leak under other names
+
+
+def resaved(source: Path, target: Path) -> None:
+    Image.open(source).convert("RGB").save(target.with_suffix(".png"))
+
+
+def copied(source: Path, target: Path) -> None:
+    target.with_suffix(".png").write_bytes(source.read_bytes())
+
+
+@pytest.mark.parametrize("way", [copied, resaved])
+@pytest.mark.parametrize("text", ["another text that says nothing of the first", None])
+def test_a_validation_post_in_train_is_found_by_its_picture_whatever_its_name_format_and_text(
+    root, tmp_path, way, text
+):
+    train, val = table_of(root, "train"), table_of(root, "val")
+    post, folder = val.iloc[0], root / "data/other"
+    folder.mkdir(exist_ok=True)
+    way(root / post.image_path, folder / "1")
+    (folder / "1.txt").write_bytes(text.encode() if text else (root / post.text_path).read_bytes())
+    twin = pd.DataFrame([["new", "data/other/1.txt", "data/other/1.png", post.label]], columns=train.columns)
+    pd.concat([train, twin]).to_csv(tmp_path / "train.csv", index=False)
+    val.to_csv(tmp_path / "val.csv", index=False)
+    config = sample_config(root, train_csv=tmp_path / "train.csv", val_csv=tmp_path / "val.csv")
+    assert post.guid in load_inputs(config).leaked
+
+
+# -- values of another type
+
+
+@pytest.mark.parametrize(
+    "kind, values, message",
+    [
+        (Execution, {"jobs": "two"}, "--jobs two: must be a whole number"),
+        (Execution, {"dry_run": "perhaps"}, "--dry-run perhaps: must be true or false"),
+        (Workspace, {"strict": "no way"}, "--strict no way: must be true or false"),
+        (Workspace, {"num_workers": 1.5}, "--num-workers 1.5: must be a whole number"),
+        (TrainConfig, {"combo_weights": "1,1,1"}, "--combo-weights 1,1,1: "),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_flag(kind, values, message):
+    with pytest.raises(ClipsentError) as caught:
+        kind(**values)
+    assert str(caught.value).startswith(message)
+
+
+def test_texts_that_mean_a_value_are_that_value():
+    assert Execution(jobs="2", dry_run="false") == Execution(jobs=2)
+    assert Workspace(strict="true", num_workers="3") == Workspace(strict=True, num_workers=3)
+
+
+# -- a console that lacks the letters
+
+
+@pytest.mark.parametrize("encoding, name", [("ascii", "مشروع"), ("cp437", "проект 😍")])
+def test_no_name_ends_a_command_in_a_console_that_lacks_its_letters(tmp_path, encoding, name):
+    command = [sys.executable, "-m", "clipsent_nb.cli", "splits", "--project-root", make_sample(tmp_path / name)]
+    own = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, timeout=120)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and b"written to" in done.stdout, done.stderr
+
+
+# -- what was typed
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("optimize --lr 1e-5 --epochs 2 --lr 2e-5", "--lr: is given twice, as 1e-5 and 2e-5"),
+        ("predict --weights a --weights b", "--weights: is given twice, as a and b"),
+        ("run --strict --no-strict", "--strict: is given twice, as true and false"),
+    ],
+)
+def test_a_flag_that_is_given_twice_with_two_values_is_refused(words, message):
+    with pytest.raises(ClipsentError, match=message):
+        parse(words.split()[0], words.split()[1:])
+
+
+def test_values_of_a_list_add_up():
+    found = parse("optimize", "--combo-weights 1 2 --combo-weights 3 --strict --strict".split()).keywords["config"]
+    assert found.combo_weights == (1, 2, 3) and found.strict
+
+
+@pytest.mark.parametrize("command", ["heads", "preprocess"])
+def test_a_seed_that_was_typed_is_the_only_one_even_if_it_is_the_default(root, command):
+    words = [command, "--project-root", str(root), "--model-name", "tiny_clip", "--dry-run"]
+    one, three = (parse(words[0], [*words[1:], *more])().splitlines()[-1] for more in (["--seed", "42"], []))
+    variants = {"heads": 4, "preprocess": 3}[command]
+    assert one.startswith(f"{variants} runs") and three.startswith(f"{3 * variants} runs")
+
+
+# -- odd posts for a classifier
+
+
+@pytest.mark.parametrize(
+    "picture, message",
+    [
+        (np.zeros(5), "picture 0: broken picture (1 dimensions instead of"),
+        (None, "picture 0: no picture but of type NoneType; give a path"),
+        ("http://example.org/a.jpg", "picture 0 (http://example.org/a.jpg): no such picture"),
+        (b"x" * 10**6, "picture 0: broken"),
+        ({"path": "a.jpg"}, "picture 0: no picture but of type dict; give a path"),
+    ],
+)
+def test_a_picture_that_is_none_is_named_in_a_short_line(run, picture, message):
+    with pytest.raises(ClipsentError) as caught:
+        Classifier.load(run.folder).predict(["x"], [picture])
+    assert str(caught.value).startswith(message) and len(str(caught.value)) < 300
+
+
+# -- a validation file that lacks classes
+
+
+def test_classes_that_no_post_validates_are_said_wherever_the_score_is(root, tmp_path):
+    val = table_of(root, "val")
+    val[val.label == "positive"].to_csv(tmp_path / "val.csv", index=False)
+    config = sample_config(root, val_csv=tmp_path / "val.csv", epochs=1, output_dir="outputs/optimize/lacking")
+    found = fit(config)
+    assert "no post validates negative, neutral; macro-F1 is that of the other classes alone" in str(found)
+    assert "nan" not in str(found)
+    values = {"project_root": str(root), "train_csv": str(config.train_csv), "val_csv": str(config.val_csv)}
+    values |= {"epochs": 1, "output_dir": str(config.output_dir)}
+    page = execute("run", tmp_path / "report", values).read_text(encoding="utf-8")
+    assert "No post validates negative, neutral" in page and "F1 nan" not in page
+
+
+# -- relative paths mean the same everywhere
+
+
+def test_relative_paths_of_every_command_begin_at_the_project_root(root, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = run.folder.relative_to(root)
+    shared = {"workspace": Workspace(root), "report": False}
+    assert errors(folder, output_dir=Path("outputs/apart"), min_count=5, **shared).posts.guid.is_unique
+    assert (root / "outputs/apart").is_dir()
+    config = sample_config(root)
+    assert mine(config, csv=Path("outputs/splits/val.csv"), weights=folder, output_csv="outputs/b.csv", report=False)
+    assert (root / "outputs/b.csv").is_file() and not list(tmp_path.iterdir())
+
+
+# -- the variables of a cluster
+
+
+@pytest.mark.parametrize(
+    "variables", [{"RANK": "1", "WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "4", "LOCAL_RANK": "3"}]
+)
+def test_a_command_of_one_process_takes_no_notice_of_a_cluster(root, run, variables, tmp_path):
+    folder = run.folder.relative_to(root)
+    words = ["predict", "--weights", folder, "--project-root", root, "--output", tmp_path / "labelled.txt"]
+    command = [sys.executable, "-m", "clipsent_nb.cli", *map(str, words)]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "labelled.txt"), done.stderr
+
+
+# -- folders named after long values
+
+
+@pytest.mark.parametrize("value", ["模型" * 90, "a/" * 200 + "b", "C:\\models\\clip", "con:*?<>|", "é" * 300])
+def test_a_folder_is_named_after_any_value(tmp_path, value):
+    names = {name_folder({"model_name": text}, mark) for text, mark in ((value, "0a"), (value + "x", "0b"))}
+    assert len(names) == 2
+    for name in names:
+        (tmp_path / name).mkdir()
+        assert len(name.encode()) < 230 and len(name) < 90 and not set(name) & set('\\/:*?"<>|')
+
+
+# -- what a later step lacks
+
+
+@pytest.mark.parametrize(
+    "step, table, missing",
+    [("grid", 'search = "optuna"', "optuna"), ("heads", 'engine = "ray"', "ray")],
+)
+def test_an_extra_that_a_later_step_needs_is_missed_before_the_first(tmp_path, monkeypatch, step, table, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    (tmp_path / "s.toml").write_text(f"[{step}]\n{table}\n")
+    settings = read_settings(tmp_path / "s.toml")
+    with pytest.raises(ClipsentError, match=f"step {step}: needs {missing}, which is not installed"):
+        for name in choose_steps(only=f"splits,{step}"):
+            refuse_lacking(Plan(name, settings, Workspace(tmp_path)))
+    assert main(["run", "--settings", str(tmp_path / "s.toml"), "--project-root", str(tmp_path)]) == 2
+    assert not (tmp_path / "outputs/splits").exists()
+
+
+# -- lists and texts that everybody shares
+
+
+def test_a_picture_that_all_posts_share_is_named_where_no_split_is_left(tmp_path):
+    make_sample(tmp_path)
+    pictures = sorted(tmp_path.glob("data/*.jpg"))
+    for path in pictures:
+        path.write_bytes(pictures[0].read_bytes())
+    for path in [*tmp_path.glob("data/*.png"), *tmp_path.glob("data/*.jpeg")]:
+        path.unlink()
+    lines = (tmp_path / "train.txt").read_text().splitlines()
+    names = {path.stem for path in pictures}
+    (tmp_path / "train.txt").write_text("\n".join(line for line in lines if line.split(",")[0] in {"guid", *names}))
+    (tmp_path / "test_without_label.txt").unlink()
+    with pytest.raises(ClipsentError, match="are copies of guid .*, and stay together"):
+        make_splits(Workspace(tmp_path))
+
+
+def test_a_run_continues_only_with_the_posts_that_it_began_with(root, tmp_path):
+    config = sample_config(root, epochs=3, output_dir="outputs/optimize/stopped", save_minutes=0.0)
+
+    def stop(state) -> None:
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, on_step=stop)
+    text = root / table_of(root, "train").text_path[0]
+    before = text.read_bytes()
+    try:
+        text.write_text("wholly other words that nobody has read")
+        with pytest.raises(ClipsentError, match="other settings .*content of train_csv"):
+            fit(config)
+        assert fit(replace(config, overwrite=True, epochs=1)).metrics["epochs"] == 1
+    finally:
+        text.write_bytes(before)
