@@ -418,7 +418,9 @@ def heard(number: signal.Signals, code: int, printed: str) -> bool:
         assert code in (128 + number, -number), f"exit code {code}: {printed}"
         assert "clipsent_nb" not in printed.partition("Traceback")[2], printed
     else:
-        assert code in (-number, 1), f"exit code {code}: {printed}"
+        # A process that does not end in order within seconds, on a busy machine for instance, is ended without a word.
+        late = number == signal.SIGTERM and code == 128 + number
+        assert late or code in (-number, 1), f"exit code {code}: {printed}"
         assert DONE.search(printed) or " in main\n" not in printed, printed
     return said
 
