@@ -12,7 +12,8 @@ from clipsent_nb.sample import sample_posts
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*ROOT.glob("nbs/*.ipynb"), *ROOT.glob("nbs/reports/*.ipynb")])
-WORD = re.compile(r"[^\W\d_]{3,}")
+# Whole words only: what stands beside a digit may be part of a digest or of an address.
+WORD = re.compile(r"\b[^\W\d_]{3,}\b")
 
 
 def output_words(cell: nbformat.NotebookNode) -> set[str]:
