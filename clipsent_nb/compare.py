@@ -246,7 +246,9 @@ def render_ranking(
             some = pd.notna(row.unseen_val_f1_macro)
             remark = f"leaked; {unseen}" if some else "leaked; all validation posts have copies in train"
         place = "" if row.leaked else str(row["rank"])
-        rows.append([place, escape(row.model), *numbers, row.seeds or "", remark, escape(row.settings), escape(row.folder)])
+        rows.append(
+            [place, escape(row.model), *numbers, row.seeds or "", remark, escape(row.settings), escape(row.folder)]
+        )
     names = ["rank", "model", "macro-F1, cross-fitted", "95 % interval", "macro-F1, reported", "accuracy", "seeds"]
     names += ["against the baseline", "settings unlike the baseline's", "folder"]
     return pd.DataFrame(rows, columns=names).to_html(index=False, escape=False, border=0)
