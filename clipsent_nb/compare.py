@@ -37,6 +37,7 @@ from clipsent_nb.files import first_few
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
 REFERENCES = ("always-majority", "tfidf-logistic")
+MOST_VALUES = 4  # in a name; a set of cleaning rules is known by its folder
 
 
 def place_run(
@@ -59,7 +60,8 @@ def name_run(
     if (batch / "cells.json").is_file():
         cells = [cell["values"] for cell in read_json(batch / "cells.json")["cells"] if cell["name"] == run.folder.name]
         own = [{field: value for field, value in values.items() if field != "seed"} for values in cells]
-        return f"{batch.name}: {name_runs(own)[0]}" if any(own) else name
+        few = any(0 < len(values) <= MOST_VALUES for values in own)
+        return f"{batch.name}: {name_runs(own)[0]}" if few else name
     return f"{name} (run)" if name in REFERENCES else name
 
 

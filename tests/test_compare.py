@@ -210,6 +210,9 @@ def test_runs_of_a_batch_are_called_by_what_varies_and_no_two_alike(project):
     assert name_groups(groups[:2], project) == ["clip", "grid_search: lr 0.001"]
     twins = [f"grid_search: lr 0.001 (grid_search/{name})" for name in ("a", "b")]
     assert name_groups(groups, project) == ["clip", *twins]
+    cells[1]["values"] = dict.fromkeys("abcde", True)
+    write_json(project / OPTIMIZE / "grid_search/cells.json", {"axes": [], "cells": cells})
+    assert name_groups(groups, project) == ["clip", "grid_search: lr 0.001", "grid_search/b"]
 
 
 def test_scores_are_those_of_the_runs(project):
