@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 import clipsent_nb
 from .data import LABELS, read_split
@@ -44,7 +44,7 @@ from clipsent_nb.files import (
 )
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
-from .model import HeadVariant
+from .model import Blocks, HeadVariant
 from .objective import LossName, absent_classes
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
@@ -54,6 +54,22 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weights = tuple[NotNegative, NotNegative, NotNegative]
+
+
+def check_trained(value: object) -> object:
+    "What of a tower is trained; raises ValueError if it is neither a word that is known nor a number of blocks."
+    if value in (None, "frozen", "all"):
+        return value
+    try:
+        blocks = int(str(value))
+    except ValueError:
+        blocks = 0
+    if blocks < 1:
+        raise ValueError("must be frozen, all, or a number of top blocks, at least 1")
+    return blocks
+
+
+Trained = Annotated[str | int | None, BeforeValidator(check_trained)]
 
 # %% ../nbs/04a_runs.ipynb #156de1b1
 @settings
@@ -74,6 +90,8 @@ class TrainConfig(Workspace):
     epochs: Annotated[int, Field(ge=1)] = 12  # Passes over the training posts, at most
     freeze_epochs: Count = 1  # Passes at the start in which only the head is trained
     trainable_blocks: Count | None = None  # Afterwards train only the top blocks of each tower; default: all
+    text_tower: Trained = None  # frozen, all, or how many of its top blocks to train; default: as --trainable-blocks
+    image_tower: Trained = None  # The same for the image tower; what a frozen one makes of posts is computed once
     early_stop: Count = 3  # Stop after so many epochs without a better validation macro-F1; 0: never
     batch_size: Annotated[int, Field(ge=1)] = 8  # Posts per step
     lr: Positive = 8e-6  # Learning rate of the encoder
@@ -115,9 +133,17 @@ class TrainConfig(Workspace):
         if not sum(self.combo_weights):
             raise ClipsentError("--combo-weights", "must not all be 0")
 
+    @property
+    def blocks(self) -> Blocks:
+        "How many top blocks of each tower are trained after the frozen epochs; None: all, 0: none."
+        towers, ablated = (self.text_tower, self.image_tower), (self.ablate_text, self.ablate_image)
+        words = {None: self.trainable_blocks, "frozen": 0, "all": None}
+        wanted = (0 if without else words.get(tower, tower) for tower, without in zip(towers, ablated, strict=True))
+        return dict(zip(("text", "image"), wanted, strict=True))
+
     def is_frozen(self, epoch: int) -> bool:
         "Whether only the head is trained in an epoch, counted from 0."
-        return epoch < self.freeze_epochs or self.trainable_blocks == 0
+        return epoch < self.freeze_epochs or set(self.blocks.values()) == {0}
 
 # %% ../nbs/04a_runs.ipynb #3f66f15e
 EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(

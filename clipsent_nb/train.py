@@ -44,6 +44,7 @@ from clipsent_nb.model import (
     parameter_counts,
     save_weights,
     set_trainable,
+    tower_of,
     trainable_names,
 )
 from .objective import make_loss, score
@@ -103,7 +104,7 @@ def learning_rate_factor(
 # %% ../nbs/04_train.ipynb #74eb64f6
 def parameter_groups(model: DualEncoderClassifier, config: TrainConfig) -> list[dict[str, object]]:
     "AdamW's groups: encoder and head, with and without weight decay."
-    moving = trainable_names(model, config.trainable_blocks)
+    moving = trainable_names(model, config.blocks)
     groups = []
     for part, rate in (("encoder", config.lr), ("head", config.head_lr or config.lr)):
         parameters = [
@@ -262,9 +263,12 @@ COUNTERS = "epoch step loss_sum posts total_posts seconds history best_epoch bes
 
 
 def is_saved(name: str, state: State, config: TrainConfig) -> bool:
-    "Whether a weight belongs into last.pt: an encoder that was not trained yet is in its own folder."
+    "Whether a weight belongs into last.pt: an encoder or a tower that was not trained is in its own folder."
     begins = state.epoch <= config.freeze_epochs and state.step == 0
-    return name.startswith("head.") or not (begins or config.is_frozen(state.epoch))
+    as_loaded = (
+        begins or config.is_frozen(state.epoch) or config.blocks.get(tower_of(name.removeprefix("encoder."))) == 0
+    )
+    return name.startswith("head.") or not as_loaded
 
 
 def pack_state(state: State, config: TrainConfig) -> dict[str, object]:
@@ -462,7 +466,7 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     with atomic_write(folder / "val_epochs.npy", "wb") as file:
         np.save(file, np.stack(state.probabilities))
     write_csv(prediction_table(val.posts, val.labels, probabilities), folder / "val_predictions.csv")
-    set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.trainable_blocks)
+    set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.blocks)
     metrics = {
         **{f"best_val_{name}": value for name, value in score(val.labels, probabilities).items()},
         **best_epoch_scores(val, state.probabilities),
