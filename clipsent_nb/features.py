@@ -273,7 +273,9 @@ def kept_features(
         with autocast(device, dtype):
             return tower_features(model, inputs, tower, batch, device).float().cpu().numpy()
 
-    table, rows = kept_rows(folder, [encoder, dtype, device.type], inputs, tower, compute, (width,))
+    pooling = getattr(model.encoder.config, f"{tower}_pooling", "own")
+    settings = [encoder, dtype, device.type] + [pooling] * (pooling != "own")
+    table, rows = kept_rows(folder, settings, inputs, tower, compute, (width,))
     return torch.from_numpy(table.values[rows]).to(device)
 
 # %% ../nbs/04b_features.ipynb #cbb6d206
@@ -339,6 +341,18 @@ def refuse_small_disk(folder: Path, size: int) -> None:
             errno.ENOSPC, f"{size / 1e9:.1f} GB are needed, and no more than half of the room may be taken", str(folder)
         )
 
+# %% ../nbs/04b_features.ipynb #49a99b0b
+def drop_modality(
+    text: Tensor,  # Text features [B, text width]
+    image: Tensor,  # Image features [B, image width]
+    probability: float,  # That a post loses one of its halves, each as often
+) -> tuple[Tensor, Tensor]:
+    "The features with zeros in place of some texts and of some other pictures."
+    if not probability:
+        return text, image
+    draw = torch.rand(len(text), 1, device=text.device)
+    return text * (draw >= probability / 2), image * (draw < 1 - probability / 2)
+
 # %% ../nbs/04b_features.ipynb #cfa513a4
 class Features:
     "Text and image features of a run's posts: computed where something is trained, kept where nothing is."
@@ -388,7 +402,7 @@ class Features:
                 found = dict(zip(TOWERS, compute_batch(self, rows, seed), strict=True))
         found |= {tower: part[torch.from_numpy(rows).to(self.device)] for tower, part in kept.items()}
         torch.manual_seed(seed)  # of the head's dropout
-        return found["text"].float(), found["image"].float()
+        return drop_modality(found["text"].float(), found["image"].float(), self.config.modality_dropout)
 
     def val(self) -> tuple[Tensor, Tensor]:
         "Text and image features of all validation posts [N, width]; puts the model in evaluation mode."
@@ -403,7 +417,8 @@ class Features:
 def find_activations(features: Features, split: Literal["train", "val"]) -> dict[Tower, tuple[Ragged, np.ndarray]]:
     "The activations of a split that an unfrozen epoch can use, by tower; none where the disk is too small."
     config, found = features.config, {}
-    cuts = first_trained_blocks(features.model, config) if config.cache_activations else {}
+    wanted = config.cache_activations and not config.gradient_checkpointing  # which runs the blocks a second time
+    cuts = first_trained_blocks(features.model, config) if wanted else {}
     if config.image_aug and split == "train":
         cuts.pop("image", None)
     folder, numbers = config.cache / "activations", (features.device, features.dtype)

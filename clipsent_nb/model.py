@@ -169,6 +169,29 @@ def feature_widths(
         return config.projection_dim, config.projection_dim
     return config.text_config.projection_size, config.vision_config.hidden_size
 
+# %% ../nbs/02_model.ipynb #160aeaa9
+Tower = Literal["text", "image"]
+Pooling = Literal["own", "mean", "first"]
+
+
+def pool(
+    encoder: nn.Module,  # A dual encoder; its configuration says how
+    tower: Tower,
+    output: Any,  # Of the tower: last_hidden_state [B, L, width], and pooler_output, which is pooled and projected
+    mask: Tensor | None = None,  # 1 where a position counts in the mean [B, L]; None: all do
+) -> Tensor:
+    "One projected vector per post [B, width]."
+    pooling = getattr(encoder.config, f"{tower}_pooling", "own")
+    if pooling == "own":
+        return output.pooler_output
+    hidden = output.last_hidden_state
+    if pooling == "mean":
+        share = torch.ones_like(hidden[:, :, :1]) if mask is None else mask[:, :, None].to(hidden.dtype)
+        hidden = (hidden * share).sum(dim=1) / share.sum(dim=1)
+    else:
+        hidden = hidden[:, 0]
+    return getattr(encoder, {"text": "text_projection", "image": "visual_projection"}[tower], nn.Identity())(hidden)
+
 # %% ../nbs/02_model.ipynb #0c444556
 def text_features(
     encoder: nn.Module,  # A dual encoder
@@ -176,7 +199,8 @@ def text_features(
     attention_mask: Tensor,  # 1 for tokens, 0 for padding [B, L]
 ) -> Tensor:
     "Projected text features [B, text width]."
-    return encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    output = encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+    return pool(encoder, "text", output, attention_mask)
 
 # %% ../nbs/02_model.ipynb #e3b1128b
 def image_features(
@@ -184,7 +208,7 @@ def image_features(
     pixel_values: Tensor,  # Normalised pixels [B, 3, H, W]
 ) -> Tensor:
     "Projected image features [B, image width]."
-    return encoder.get_image_features(pixel_values=pixel_values).pooler_output
+    return pool(encoder, "image", encoder.get_image_features(pixel_values=pixel_values))
 
 # %% ../nbs/02_model.ipynb #eaabf6f2
 def _text_probe(encoder: nn.Module, tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -368,7 +392,6 @@ class DualEncoderClassifier(nn.Module):
         return self.head(*self.features(input_ids, attention_mask, pixel_values))
 
 # %% ../nbs/02_model.ipynb #ee0eeade
-Tower = Literal["text", "image"]
 Blocks = Mapping[Tower, int | None]  # How many of a tower's top blocks are trained; None: the whole tower
 WHOLE: Blocks = {"text": None, "image": None}
 

@@ -44,8 +44,8 @@ from clipsent_nb.files import (
 )
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
-from .model import Blocks, HeadVariant
-from .objective import LossName, absent_classes
+from .model import Blocks, HeadVariant, Pooling
+from .objective import LossName, Weighting, absent_classes
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -86,6 +86,10 @@ class TrainConfig(Workspace):
     dropout: BelowOne = 0.15  # Share of activations dropped in the head
     ablate_text: bool = False  # Train without the texts
     ablate_image: bool = False  # Train without the pictures
+    text_pooling: Pooling | None = (
+        None  # One vector per text: own, mean (over tokens) or first; default: as the encoder says
+    )
+    image_pooling: Pooling | None = None  # The same for pictures and their patches
     # Optimisation
     epochs: Annotated[int, Field(ge=1)] = 12  # Passes over the training posts, at most
     freeze_epochs: Count = 1  # Passes at the start in which only the head is trained
@@ -100,11 +104,18 @@ class TrainConfig(Workspace):
     use_cosine: bool = False  # Let the learning rate fall to zero along a cosine
     warmup_ratio: Share = 0.0  # Share of the steps in which the learning rate rises from zero
     max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0  # Longer gradients are cut to this length
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # Each layer's rate is that of the layer above it times this
+    modality_dropout: BelowOne = 0.0  # Share of training posts that lose their text or their picture
+    ema_decay: BelowOne = (
+        0.0  # Score and save a moving average of the weights, which keeps this share at a step; 0: none
+    )
     # Loss
     loss: LossName = "ce"  # ce, focal, cb (class-balanced) or combo
     focal_gamma: NotNegative = 2.0  # How much focal loss turns away from easy posts
     cb_beta: BelowOne = 0.999  # How much class-balanced loss discounts further posts of a class
     combo_weights: Weights = (1.0, 1.0, 1.0)  # Weights of ce, focal and cb in combo
+    class_weights: Weighting = "full"  # In ce and focal: inverse frequency (full), its root (sqrt) or none
+    label_smoothing: BelowOne = 0.0  # Share of the target that all classes divide equally
     # Texts and pictures
     fix_mojibake: bool = True  # Repair texts that were decoded wrongly somewhere upstream
     unescape_html: bool = True  # &amp; becomes &
@@ -121,6 +132,7 @@ class TrainConfig(Workspace):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast, fp16 on older GPUs
     micro_batch_size: Count = 0  # Compute a batch in parts of so many posts, to save memory; 0: whole
     auto_batch: bool = False  # Where memory runs out, go on with a micro-batch of half the size
+    gradient_checkpointing: bool = False  # Compute blocks twice instead of keeping what they made, to save memory
     compile: bool = False  # Compile the encoder with torch.compile; texts are padded to multiples of 16 tokens
     cache_activations: bool = True  # With --trainable-blocks, keep on disk what the blocks below make of each post
     save_minutes: NotNegative = 10.0  # A state to resume from is saved at every epoch's end and this often between
@@ -132,6 +144,10 @@ class TrainConfig(Workspace):
             raise ClipsentError("--ablate-text and --ablate-image", "only one of them can be set")
         if not sum(self.combo_weights):
             raise ClipsentError("--combo-weights", "must not all be 0")
+        if self.modality_dropout and (self.ablate_text or self.ablate_image):
+            raise ClipsentError(
+                "--modality-dropout", "a run without texts or without pictures has one modality to lose"
+            )
 
     @property
     def blocks(self) -> Blocks:
@@ -147,7 +163,8 @@ class TrainConfig(Workspace):
 
 # %% ../nbs/04a_runs.ipynb #3f66f15e
 EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
-    "train_csv val_csv output_dir micro_batch_size auto_batch compile cache_activations save_minutes resume overwrite".split()
+    "train_csv val_csv output_dir micro_batch_size auto_batch gradient_checkpointing compile cache_activations "
+    "save_minutes resume overwrite".split()
 )
 
 

@@ -53,6 +53,10 @@ def scores(run: Run) -> dict[str, object]:
 LEVERS = {
     "one tower": {"image_tower": "frozen"},
     "one block of a tower": {"text_tower": 1, "image_tower": "frozen", "freeze_epochs": 1},
+    "regularisation": {"modality_dropout": 0.3, "label_smoothing": 0.1, "class_weights": "sqrt", "layer_decay": 0.5},
+    "average": {"ema_decay": 0.7, "freeze_epochs": 1},
+    "checkpoints": {"gradient_checkpointing": True, "trainable_blocks": 1},
+    "pooling": {"text_pooling": "mean", "image_pooling": "mean", "freeze_epochs": 1},
 }
 
 
@@ -94,6 +98,39 @@ def test_training_one_tower_runs_and_saves_that_tower_alone(config, tmp_path, mo
     trained = read_weights(first.folder / "best.pt")[0]
     changed = [name for name, value in pretrained.items() if not torch.equal(value, trained[f"encoder.{name}"])]
     assert {tower_of(name) for name in changed} == {"text"}
+
+
+def test_the_average_is_scored_and_saved_and_the_weights_go_on(config):
+    config = replace(config, epochs=1, ema_decay=0.8)
+    by_hand, last = {}, {}
+
+    def look(state: State) -> None:
+        for name, value in state.model.state_dict().items():
+            by_hand[name] = 0.8 * by_hand[name] + 0.2 * value if name in by_hand else value.clone()
+            last[name] = value.clone()
+
+    saved = read_weights(fit(config, look).folder / "best.pt")[0]
+    for name in ("head.classifier.0.weight", "encoder.text_model.encoder.layers.0.self_attn.q_proj.weight"):
+        torch.testing.assert_close(saved[name], by_hand[name])
+        assert not torch.equal(saved[name], last[name])
+
+
+def test_blocks_that_are_computed_twice_change_no_number(config, tmp_path):
+    config = replace(config, epochs=1, trainable_blocks=1, cache_activations=False)
+    runs = [fit(replace(config, gradient_checkpointing=on, output_dir=tmp_path / f"{on}")) for on in (True, False)]
+    ours, theirs = (read_weights(run.folder / "best.pt")[0] for run in runs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert fit(replace(config, gradient_checkpointing=True, output_dir=tmp_path / "False")).found
+
+
+def test_a_model_without_pictures_answers_with_zeros_in_their_place(config):
+    inputs, model = load_inputs(config), TrainedModel.load(fit(replace(config, epochs=1)).folder).model
+    batch = inputs.val.batch([0, 1, 2])
+    text, _ = model.features(batch["input_ids"], batch["attention_mask"])
+    assert torch.equal(
+        model(batch["input_ids"], batch["attention_mask"]),
+        model.head(text, torch.zeros(3, model.head.image_layer[0].in_features)),
+    )
 
 
 @pytest.mark.parametrize("wrong", ["top", 0, -1, 2.5, True])
