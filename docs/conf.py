@@ -20,12 +20,11 @@ nb_execution_mode = "off"  # the tests execute the notebooks
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+smartquotes = False  # flags begin with two hyphens
 # Notebooks begin with cells that are no headings, and their output may be a page of its own.
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "misc.highlighting_failure"]
 exclude_patterns = ["README.md"]
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = "clipsent_nb"
-html_theme_options = {"show_prev_next": True, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
-html_static_path = []
 html_show_sourcelink = False
 linkcheck_timeout = 10
