@@ -104,9 +104,7 @@ class TrainConfig(Workspace):
     max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0  # Longer gradients are clipped to this norm
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # Each layer's rate is that of the layer above it times this
     modality_dropout: BelowOne = 0.0  # Share of training posts that lose their text or their picture
-    ema_decay: BelowOne = (
-        0.0  # Score and save a moving average of the weights, which keeps this share at a step; 0: none
-    )
+    ema_decay: BelowOne = 0.0  # Save a moving average of the weights, which keeps this share at a step; 0: none
     # Loss
     loss: LossName = "ce"  # ce, focal, cb (class-balanced) or combo
     focal_gamma: NotNegative = 2.0  # How much focal loss turns away from easy posts

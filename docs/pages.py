@@ -66,7 +66,11 @@ def describe_object(name: str, thing: object) -> str:
     notes = inspect.getdoc(thing) or ""
     if is_dataclass(thing):
         rows = [
-            [f"`{one.name}`", "" if one.default is MISSING else f"`{one.default!r}`", docments(thing).get(one.name) or ""]
+            [
+                f"`{one.name}`",
+                "" if one.default is MISSING else f"`{one.default!r}`",
+                docments(thing).get(one.name) or "",
+            ]
             for one in fields(thing)
         ]
         return f"### {name}\n\n{notes}\n\n" + (table(["field", "default", "meaning"], rows) if rows else "")
