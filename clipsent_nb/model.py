@@ -347,11 +347,11 @@ class DualEncoderClassifier(nn.Module):
         "Text features [B, text width] and image features [B, image width] of a batch, zeros where ablated."
         text_width, image_width = feature_widths(self.encoder)
         if self.ablate_text:
-            text = pixel_values.new_zeros(len(pixel_values), text_width)
+            text = pixel_values.new_zeros(pixel_values.shape[0], text_width)  # a shape can be traced
         else:
             text = text_features(self.encoder, input_ids, attention_mask)
         if self.ablate_image:
-            return text, pixel_values.new_zeros(len(pixel_values), image_width)
+            return text, pixel_values.new_zeros(pixel_values.shape[0], image_width)
         return text, image_features(self.encoder, pixel_values)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
