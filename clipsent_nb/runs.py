@@ -248,7 +248,8 @@ class RunFolder:
             (self / name).unlink(missing_ok=True)
         for path in self.path.glob("best.*.pt"):
             path.unlink()
-        shutil.rmtree(self / "encoder", ignore_errors=True)
+        for name in ("encoder", "onnx", "onnx_int8"):
+            shutil.rmtree(self / name, ignore_errors=True)
 
 # %% ../nbs/04a_runs.ipynb #e6f4aeca
 def describe_start(
