@@ -164,9 +164,10 @@ def begin_notebook(
 
     get_ipython().reset(new_session=True)
     os.chdir(folder)
-    for name in modules:
-        with suppress(ImportError):  # the notebook will say so itself
-            importlib.import_module(name)
+    with get_ipython().builtin_trap:  # pandas and others ask whether they are in a notebook
+        for name in modules:
+            with suppress(ImportError):  # the notebook will say so itself
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what imports have made is not looked at again
     NOTED.update(

@@ -1,13 +1,12 @@
 """Every notebook runs from top to bottom, and its saved outputs say what the code says now."""
 
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
+from clipsent_nb.report import execute, kept_kernels
 from clipsent_nb.sample import sample_posts
 
 ROOT = Path(__file__).parents[1]
@@ -29,17 +28,23 @@ def data_words() -> set[str]:
     return set(WORD.findall(" ".join(post.text for post in sample_posts()))) | {"negative", "neutral", "positive"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    "One process for all notebooks, which is made like new after each."
+    with kept_kernels():
+        yield
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_its_outputs_are_current(path):
-    saved, fresh = (nbformat.read(path, as_version=4) for _ in range(2))
-    for cell in fresh.cells:
+def test_notebook_runs_and_its_outputs_are_current(path, tmp_path, monkeypatch):
+    saved = nbformat.read(path, as_version=4)
+    for cell in saved.cells:
         if re.match(r"#\| *slow", cell.source):
             cell.source = ""
-    client = NotebookClient(fresh, timeout=900, kernel_name="python3", resources={"metadata": {"path": path.parent}})
-    client.create_kernel_manager()
-    client.km.kernel_spec.argv[0] = sys.executable
-    current = client.execute()
-    apart = data_words()
+    nbformat.write(saved, tmp_path / path.name)
+    monkeypatch.chdir(path.parent)
+    execute(tmp_path / path.name, tmp_path, {}, minutes=15)
+    current, apart = nbformat.read(tmp_path / "report.ipynb", as_version=4), data_words()
     for number, (old, new) in enumerate(zip(saved.cells, current.cells, strict=True)):
         if new.cell_type == "code" and new.source:
             differing = output_words(old) ^ output_words(new)

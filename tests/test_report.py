@@ -84,6 +84,11 @@ def test_a_notebook_finds_in_a_kept_kernel_what_it_finds_in_a_new_one(notebook, 
     assert after["memory"] < fresh["memory"] + 100_000_000
 
 
+def test_tables_are_as_wide_as_in_a_notebook_and_not_as_in_a_terminal(notebook, tmp_path):
+    source = notebook("import pandas\nprint(pandas.get_option('display.max_columns'))")
+    assert printed(execute(source, tmp_path / "wide", {})) == "20\n"
+
+
 PID = "import os; print(os.getpid())"
 
 
