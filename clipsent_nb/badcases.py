@@ -22,6 +22,7 @@ from clipsent_nb.files import (
     ClipsentError,
     Workspace,
     atomic_write,
+    checked,
     digest,
     first_few,
     format_message,
@@ -329,6 +330,7 @@ from .files import formula_safe
 TEXT_COPIES = Path("outputs/optimize/badcase_text_aug.csv")
 
 
+@checked
 def augment_text(
     badcase_csv: Path = BAD_CASES,  # From `clipsent mine`; relative to the project root
     output_csv: Path = TEXT_COPIES,  # The file to write; relative to the project root
@@ -414,6 +416,7 @@ from .files import progress_bar
 IMAGE_COPIES = Path("outputs/optimize/badcase_aug/badcase_augmented.csv")
 
 
+@checked
 def augment_images(
     badcase_csv: Path = BAD_CASES,  # From `clipsent mine`; relative to the project root
     output_dir: Path = IMAGE_COPIES.parent,  # Receives pictures and table; relative to the project root
@@ -533,6 +536,7 @@ def read_copies(
     return keep_unchanged(copies, sources, path)
 
 # %% ../nbs/09_badcases.ipynb #73ae7ad6
+@checked
 def merge(
     train_csv: Path = Path("outputs/splits/train.csv"),  # The posts to add to
     badcase_csv: Path = BAD_CASES,  # From `clipsent mine`; all files are relative to the project root
@@ -674,6 +678,7 @@ def read_scored(path: Path) -> pd.DataFrame:
     return table.astype(dict.fromkeys([*numbers, "confidence", "label_quality"], float))
 
 # %% ../nbs/09_badcases.ipynb #d3c0c287
+@checked
 def mine(
     config: TrainConfig = TrainConfig(output_dir=FOLD_RUNS),
     source: Literal["oof", "val"] = "oof",  # Posts to look at: train, out-of-fold; or validation, which leaks

@@ -64,7 +64,10 @@ def describe_commands() -> str:
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import Annotated
+
+from clipsent_nb.files import flag_of
 
 
 def load(
@@ -72,13 +75,6 @@ def load(
 ) -> Callable:
     "The function of a command; its module is imported only now."
     return getattr(importlib.import_module(f"clipsent_nb.{COMMANDS[name].module}"), COMMANDS[name].function)
-
-
-def flag_of(
-    name: str,  # Of an argument or a field
-) -> str:
-    "How it is written on the command line; `from_` is --from, because Python has taken the word."
-    return "--" + name.rstrip("_").replace("_", "-")
 
 # %% ../nbs/cli.ipynb #e758d514
 def print_help(
@@ -96,6 +92,8 @@ def print_help(
 
     parameters = []
     for parameter in signature.parameters.values():
+        if is_dataclass(parameter.default):
+            parameter = parameter.replace(annotation=type(parameter.default))
         if comments.get(parameter.name):
             extra = tyro.conf.arg(help=comments[parameter.name], name=flag_of(parameter.name)[2:])
             parameter = parameter.replace(annotation=Annotated[parameter.annotation, extra])
@@ -112,7 +110,7 @@ def print_help(
 # %% ../nbs/cli.ipynb #c11f0002
 import difflib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 
 from clipsent_nb.files import ClipsentError
 
@@ -185,10 +183,28 @@ def add_value(
     values[name] = value
     return ""
 
-# %% ../nbs/cli.ipynb #c11f0006
-from dataclasses import field, make_dataclass, replace
+# %% ../nbs/cli.ipynb #efa9f344
+def refuse_conflicts(
+    name: str,  # Of a command
+    given: Mapping[str, object],  # Settings that somebody wrote down, by name
+) -> None:
+    "Raise ClipsentError if one of the settings would be ignored because of another."
+    from clipsent_nb.cleaning import SWITCHES
 
-from clipsent_nb.files import settings
+    varied = {"heads": ("head_variant",), "preprocess": (*SWITCHES, "image_aug")}.get(name, ())
+    axes = {text.partition("=")[0].strip().replace("-", "_"): text for text in given.get("axes", ())}
+    for setting in given:
+        plural = f"{setting}s"
+        other = flag_of(plural) if plural in given else f"--axes {axes[setting]}" if setting in axes else ""
+        if other:
+            raise ClipsentError(f"{flag_of(setting)} and {other}", "say the same", todo="give one of them")
+        if setting in varied:
+            raise ClipsentError(flag_of(setting), f"is what `{name}` compares", todo="leave it out")
+
+# %% ../nbs/cli.ipynb #c11f0006
+from dataclasses import replace
+
+from clipsent_nb.files import arguments_of
 
 
 def bind_values(
@@ -199,23 +215,15 @@ def bind_values(
 
     Raises ClipsentError that names the flag if a value is missing or cannot be used.
     """
-    parameters = inspect.signature(function, eval_str=True).parameters
-    groups = {name: one.default for name, one in parameters.items() if is_dataclass(one.default)}
-    names = [name for name in parameters if name not in groups]
-    plain = []
-    for name in names:
-        default = parameters[name].default
-        if default is inspect.Parameter.empty and name not in values:
-            raise ClipsentError(flag_of(name), "is needed")
-        default = {} if default is inspect.Parameter.empty else {"default": default}
-        plain.append((name, parameters[name].annotation, field(kw_only=True, **default)))
-    arguments = settings(make_dataclass("Arguments", plain, frozen=True))
-    checked = arguments(**{name: values[name] for name in values if name in names})
-    given = {name: getattr(checked, name) for name in names if name in values}
-    for name, group in groups.items():
-        own = {one.name: values[one.name] for one in fields(group) if one.name in values}
-        given[name] = replace(group, **own)
-    return given
+    arguments, given = arguments_of(function), {}
+    for argument in fields(arguments):
+        if is_dataclass(group := argument.default):
+            own = {one.name: values[one.name] for one in fields(group) if one.name in values}
+            given[argument.name] = replace(group, **own)
+        elif argument.name in values:
+            given[argument.name] = values[argument.name]
+    bound = arguments(**given)
+    return {name: getattr(bound, name) for name in given}
 
 # %% ../nbs/cli.ipynb #c11f0009
 from functools import partial
@@ -233,6 +241,7 @@ def parse(
     parameters = inspect.signature(function).parameters.items()
     needed = [key for key, parameter in parameters if parameter.default is inspect.Parameter.empty]
     values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
+    refuse_conflicts(name, values)
     return partial(function, **bind_values(function, values))
 
 # %% ../nbs/cli.ipynb #c4dff76d

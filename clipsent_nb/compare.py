@@ -33,7 +33,7 @@ def group_seeds(
     return list(groups.values())
 
 
-from clipsent_nb.files import first_few
+from clipsent_nb.files import Listing, checked, first_few
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
 REFERENCES = ("always-majority", "tfidf-logistic")
@@ -496,9 +496,10 @@ BASELINE = TrainConfig(
 )
 
 
+@checked
 def compare(
     config: TrainConfig = BASELINE,
-    runs: str = "",  # Folders to compare, by commas; default: outputs/optimize/*, of grids and the like the best
+    runs: Listing = "",  # Folders to compare, by commas; default: outputs/optimize/*, of grids and the like the best
     output_csv: Path = Path("outputs/optimize/compare_opt_vs_base.csv"),  # The table; relative to the project root
     references: bool = True,  # Whether to add always-majority and a bag of words
     report: bool = True,  # Whether to write a report, in a folder beside the table

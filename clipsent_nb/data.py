@@ -30,6 +30,7 @@ from .decoding import LEGACY, LONGEST_TEXT, decode_text, guess_encodings, looks_
 from clipsent_nb.files import (
     ClipsentError,
     Workspace,
+    checked,
     digest,
     first_few,
     format_message,
@@ -99,7 +100,7 @@ def _check_share(left_out: dict[str, Problem], total: int, where: Path | str, wo
     first = next(iter(left_out.values()))
     place = (f"guid {first.guid}: " if first.guid else "") + f"{first.file}: {first.what}"
     what = f"{len(left_out)} of {total} posts cannot be used; the first, {place}"
-    allowed, some_left = int(parse_percent(workspace.max_bad) * total), len(left_out) < total
+    allowed, some_left = int(round(parse_percent(workspace.max_bad) * total, 6)), len(left_out) < total
     if len(left_out) <= allowed and some_left and not workspace.strict:
         done = f"left out and named in {workspace.audit_csv}"
         return log.warning("%s", format_message(f"warning: {where}", what, done, "once mended, they are used again"))
@@ -187,13 +188,13 @@ def check_list(
     odd = ~rows.guid.map(is_guid).astype(bool)
     report(odd, "guid {row.guid!r} has signs that no file name needs")
     rows = rows[~odd]
+    tags = rows.groupby("guid").label.nunique()
     if labelled:
         unknown = ~rows.label.isin(LABELS)
         two = rows.label.str.fullmatch(rf"({'|'.join(LABELS)})\W+({'|'.join(LABELS)})")
         report(unknown & two, "two tags, {row.label!r}; make them one of " + ", ".join(LABELS))
         report(unknown & ~two, "unknown tag {row.label!r}; write " + ", ".join(LABELS))
         rows = rows[~unknown]
-    tags = rows.groupby("guid").label.nunique()
     torn = rows.guid.isin(tags[tags > 1].index)
     report(torn, "listed with different tags")
     again = rows.guid.duplicated() & ~torn
@@ -321,6 +322,8 @@ def _text_problems(pair, text: str, raw: bytes, encoding: str) -> list[Problem]:
         found.append(("empty text", "kept; only its picture is used"))
     if len(text) > LONGEST_TEXT:
         found.append((f"long text ({len(text)} characters)", f"kept; its first {LONGEST_TEXT} are read"))
+    if encoding == "utf-8" and len(raw.decode(errors="ignore").encode()) < len(raw):
+        found.append(("the last character lacks bytes", "kept without it"))
     if looks_wrong(raw, encoding):
         found.append((f"unusual characters, read as {encoding}", "kept; --encoding may name another encoding"))
     return [Problem(pair.guid, pair.text_path, what, done) for what, done in found]
@@ -580,9 +583,12 @@ def sample_guesses(
     posts: pd.DataFrame,  # From `read_posts`
     each: int = 3,  # How many of an encoding
 ) -> pd.DataFrame:
-    "A few posts of each encoding that was guessed: guid, encoding, and the text around its first unusual character."
-    guessed = posts[posts.encoding.isin(LEGACY)].groupby("encoding").head(each)
-    starts = [re.sub(r"^[\x00-\x7f]*(?=[\x00-\x7f]{20}[^\x00-\x7f])", "…", text)[:60] for text in guessed.start]
+    "A few posts of each encoding that was guessed: guid, encoding, and the text around its first foreign letter."
+    guessed = posts[posts.encoding.isin(LEGACY)]
+    letter, other = r"[^\W\x00-\x7f]", r"[\W\x00-\x7f]"
+    plain = ~guessed.start.str.contains(letter)  # a dash or an ellipsis shows nothing
+    guessed = guessed.loc[plain.sort_values(kind="stable").index].groupby("encoding").head(each)
+    starts = [re.sub(rf"^{other}*(?={other}{{20}}{letter})", "…", text)[:60] for text in guessed.start]
     return guessed[["guid", "encoding"]].assign(start=[" ".join(text.split()) for text in starts])
 
 # %% ../nbs/00_data.ipynb #11cdc6b7
@@ -640,6 +646,7 @@ def _report_lines(report: SplitReport) -> list[str]:
     return lines
 
 # %% ../nbs/00_data.ipynb #7463e283
+@checked
 def make_splits(
     workspace: Workspace = Workspace(),  # Its data root holds data/, train.txt and test_without_label.txt
     val_ratio: float = 0.1,  # Share of the labelled posts to validate on

@@ -33,7 +33,7 @@ def decode_unicode(raw: bytes) -> tuple[str, str] | None:
     """
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return (text, "utf-16") if (text := _decoded(raw, "utf-16")) is not None else None
-    if (text := _decoded(raw, "utf-8")) is not None:
+    if (text := _decoded(raw, "utf-8")) is not None or (text := _before_cut(raw)):
         return text, "utf-8"
     try:
         halves = raw.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
@@ -51,10 +51,22 @@ def _decoded(raw: bytes, encoding: str) -> str | None:
     except (UnicodeError, LookupError):
         return None
 
+
+def _before_cut(raw: bytes) -> str | None:
+    "The text before a last character that lacks bytes; None where UTF-8 is broken elsewhere, or nothing else tells of it."
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(raw)
+    except UnicodeDecodeError:
+        return None
+    return None if text.isascii() else text
+
 # %% ../nbs/00c_decoding.ipynb #3acd71b1
 LEGACY = ("gb18030", "cp1252")
 ACCENTED = "À-ÿŠŽšžŒœŸƒ"
-UNUSUAL_1252 = re.compile(rf"[{ACCENTED}]{{3,}}|[^\x00-\x7f{ACCENTED}‘’“”‚„–—…•€™£©®°«»´½¼¾·¡¿]|[¡¿](?!\w)")
+UNUSUAL_1252 = re.compile(
+    rf"[{ACCENTED}]{{3,}}|[^\x00-\x7f{ACCENTED}‘’“”‚„–—…•€™£©®°«»´½¼¾·¡¿]|[¡¿](?!\w)"
+    r"|(?<=[a-z])(?:[À-ÞŠŽŒ](?=[a-z])|[•](?=\w))|ðŸ"
+)
 
 
 def doubts(
@@ -66,7 +78,8 @@ def doubts(
         return math.inf
     if encoding == "cp1252":
         return len("".join(UNUSUAL_1252.findall(text)))
-    return sum(_unusual_chinese(character) for character in text if character > "\x7f")
+    alone = len(re.findall(r"(?<=[A-Za-z])[\u4e00-\u9fff](?=[A-Za-z])", text)) / 2  # rather two accented letters
+    return alone + sum(_unusual_chinese(character) for character in text if character > "\x7f")
 
 
 def _unusual_chinese(character: str) -> bool:
@@ -141,17 +154,26 @@ def read_text(
         raise ClipsentError(path, str(error)) from error
 
 # %% ../nbs/00c_decoding.ipynb #dd7b9561
+COMMONEST = (
+    "的一是不了人我在有他这中大来上个到说们为子和你地出也时年得就那要下会去过家对可里后小么心多天能好都没起还看很吗"
+)
+
+
 def looks_wrong(
     raw: bytes,  # Of a text file
     encoding: str,  # What it was read in
 ) -> bool:
-    "Whether a guessed encoding gives what hardly anybody writes: any odd character in cp1252; in gb18030 most, or private ones."
+    """Whether a text reads like what hardly anybody writes: in cp1252 any odd character; in gb18030 most of them, private
+    ones, or many Chinese signs and none of the commonest; in UTF-8 the escape signs of ISO 2022.
+    """
     if encoding not in LEGACY or not is_legacy(raw):
-        return False
+        return encoding == "utf-8" and b"\x1b" in raw
     text = raw.decode(encoding)
+    signs = set(re.findall("[\u4e00-\u9fff]", text))
+    foreign = len(signs) >= 10 and not re.search("[\u3040-\u30ff]", text) and not signs & set(COMMONEST)
     others = sum(character > "\x7f" for character in text)
     most = others / 2 if encoding == "gb18030" else 0
-    return doubts(raw, encoding) > most or "Co" in map(unicodedata.category, text)
+    return foreign or doubts(raw, encoding) > most or "Co" in map(unicodedata.category, text)
 
 # %% ../nbs/00c_decoding.ipynb #1afc0f70
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
@@ -160,6 +182,15 @@ MALFORMED = (  # What Pillow's parsers raise
     *(TypeError, ValueError, SyntaxError, AttributeError, LookupError, ArithmeticError, RuntimeError),
     struct.error,
 )
+
+# %% ../nbs/00c_decoding.ipynb #3cb281d8
+def _from_pixels(pixels: np.ndarray) -> Image.Image:
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+        shape = " x ".join(map(str, pixels.shape))
+        raise ValueError(f"an array of {shape} instead of height x width, with 1, 3 or 4 colours behind")
+    if pixels.ndim == 3 and pixels.dtype != np.uint8:
+        raise ValueError(f"colours of type {pixels.dtype} instead of uint8, 0 to 255")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 # %% ../nbs/00c_decoding.ipynb #06cfa4d5
 class _Content(io.BytesIO):
@@ -181,15 +212,16 @@ def open_image(
 
     Raises ClipsentError that names the file if it is missing, is no picture, or is cut short.
     """
-    if not isinstance(source, Path | str | bytes | np.ndarray | Image.Image) and not hasattr(source, "read"):
+    kinds = Path | str | bytes | bytearray | memoryview | np.ndarray | Image.Image
+    if not isinstance(source, kinds) and not hasattr(source, "read"):
         what, todo = f"no picture but of type {type(source).__name__}", "give a path, bytes, an open file or pixels"
         raise ClipsentError(name or type(source).__name__, what, todo=todo)
     try:
-        if isinstance(source, np.ndarray) and source.ndim not in (2, 3):
-            raise ValueError(f"{source.ndim} dimensions instead of height, width and colours")
-        if isinstance(source, Image.Image | np.ndarray):
-            return _to_rgb(upright(source.copy() if isinstance(source, Image.Image) else Image.fromarray(source)))
-        if isinstance(source, bytes):
+        if isinstance(source, np.ndarray):
+            source = _from_pixels(source)
+        if isinstance(source, Image.Image):
+            return _to_rgb(upright(source.copy()))
+        if isinstance(source, bytes | bytearray | memoryview):
             source = io.BytesIO(source)
         if hasattr(source, "seek"):
             source.seek(0)
@@ -223,9 +255,14 @@ def upright(image: Image.Image) -> Image.Image:
 
 # %% ../nbs/00c_decoding.ipynb #c961d0c6
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if not image.width * image.height:
+        raise ValueError("has no pixels")
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         levels = np.asarray(image, dtype=np.float32)
-        scale = 255 / 65535 if levels.max(initial=0) > 255 else 1
+        if not np.isfinite(levels).all():
+            raise ValueError("holds pixels that are no numbers")
+        highest = levels.max()
+        scale = 255 / 65535 if highest > 255 else 255 if image.mode == "F" and highest <= 1 else 1
         image = Image.fromarray((levels * scale).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -20,7 +20,7 @@ from .runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from .files import first_few
+from .files import checked, first_few
 
 # %% ../nbs/10_errors.ipynb #60490224
 def add_predictions(
@@ -602,6 +602,7 @@ def write_analysis(
 from .report import execute
 
 
+@checked
 def errors(
     run: Path | None = None,  # A finished run, whose validation predictions are looked at; relative to the project root
     badcase_csv: Path | None = None,  # Or bad cases; default: outputs/optimize/bad_cases.csv

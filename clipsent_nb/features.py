@@ -29,6 +29,7 @@ from .caches import Ragged, RowStore, fill
 from clipsent_nb.files import (
     ClipsentError,
     Workspace,
+    checked,
     digest,
     first_few,
     first_line,
@@ -498,6 +499,7 @@ class TrainedModel:
     dtype: torch.dtype  # what it computes in
 
     @classmethod
+    @checked
     def load(
         cls,
         run: Path | str,  # A run folder, or a weights file; a relative path starts at the project root

@@ -33,6 +33,8 @@ from clipsent_nb.batches import (
 )
 from clipsent_nb.files import (
     ClipsentError,
+    Listing,
+    checked,
     digest,
     first_few,
     formula_safe,
@@ -51,6 +53,7 @@ from .features import process_state
 from .train import fit
 
 
+@checked
 def optimize(
     config: TrainConfig = TrainConfig(),
     report: bool = True,  # Whether to write a report
@@ -381,12 +384,13 @@ def grid_axes(
     return axes
 
 # %% ../nbs/05_grid.ipynb #58a392ee
+@checked
 def grid(
-    config: GridConfig = GridConfig(),
-    batch_sizes: str | None = None,  # Values for --batch-size, separated by commas; default: 4,8
-    lrs: str | None = None,  # Values for --lr; default: 1e-5,2e-5
-    weight_decays: str | None = None,  # Values for --weight-decay; default: 1e-4,5e-4
-    dropouts: str | None = None,  # Values for --dropout; default: 0.1,0.2
+    config: GridConfig | TrainConfig = GridConfig(),
+    batch_sizes: Listing | None = None,  # Values for --batch-size, separated by commas; default: 4,8
+    lrs: Listing | None = None,  # Values for --lr; default: 1e-5,2e-5
+    weight_decays: Listing | None = None,  # Values for --weight-decay; default: 1e-4,5e-4
+    dropouts: Listing | None = None,  # Values for --dropout; default: 0.1,0.2
     axes: tuple[str, ...] = (),  # Further axes, such as head_variant=ln,mlp seed=1,2
     search: Literal["optuna"] | None = None,  # Choose the next values by the earlier results; then 1e-6:1e-4 is a range
     trials: int = 20,  # Runs of a search in all

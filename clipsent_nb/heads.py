@@ -21,7 +21,7 @@ from .runs import Count, Run, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from .files import first_few
+from .files import Listing, checked, first_few
 
 # %% ../nbs/06_heads.ipynb #529d7c1f
 def variant_configs(
@@ -304,10 +304,11 @@ def compare_variants(
 from .model import HeadVariant
 
 
+@checked
 def heads(
-    config: VariantConfig = VariantConfig(output_dir=Path("outputs/optimize/head_variant_compare")),
-    variants: str = "base,ln,mlp,gated",  # Heads to compare, separated by commas
-    seeds: str | None = None,  # Each head is trained once with each; default: 42,123,2024, or --seed if given
+    config: VariantConfig | TrainConfig = VariantConfig(output_dir=Path("outputs/optimize/head_variant_compare")),
+    variants: Listing = "base,ln,mlp,gated",  # Heads to compare, separated by commas
+    seeds: Listing | None = None,  # Each head is trained once with each; default: 42,123,2024, or --seed if given
     execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
 ) -> Comparison | str:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .data import LABELS
+from .decoding import MALFORMED
 from .files import ClipsentError, atomic_write, first_few
 from .hub import FileStamps, stamp_files
 
@@ -531,7 +532,7 @@ def read_weights(
     except pickle.UnpicklingError as caught:
         what, error = "holds more than plain weights, perhaps code, so nothing of it was loaded", caught
         todo = "give a run's best.pt with the folder encoder beside it, as clipsent wrote them"
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as caught:
+    except (*MALFORMED, EOFError, OSError) as caught:
         what, todo, error = "damaged, or no weights file", "if a run wrote it, repeat the run with --overwrite", caught
     else:
         keys = content.keys() if isinstance(content, dict) else set()

@@ -6,8 +6,9 @@
 __all__ = ['Classifier', 'predict_file']
 
 # %% ../nbs/11_predict.ipynb #f657564d
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from itertools import islice, zip_longest
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from clipsent_nb.files import ClipsentError
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.runs import prediction_table
 
-ALONE = (str, bytes, Path, Image.Image)
+UNFIT = (str, bytes, Path, Image.Image, Mapping, Set, pd.DataFrame)  # which Python would take apart in some order
 BLOCK = 256  # posts that are in memory at a time
+from clipsent_nb.files import ModelName, checked
 
 # %% ../nbs/11_predict.ipynb #4cedd2cd
 class Classifier(TrainedModel):
@@ -38,11 +40,11 @@ class Classifier(TrainedModel):
         Raises ClipsentError that names the post if a picture is broken, a text is none, or one of the two is missing.
         """
         for name, given in (("texts", texts), ("images", images)):
-            if isinstance(given, ALONE) or not isinstance(given, Iterable):
-                what, todo = f"is one {type(given).__name__}", "for one post write predict([text], [image])"
+            if isinstance(given, UNFIT) or not isinstance(given, Iterable):
+                what, todo = f"are one {type(given).__name__}", "give lists, for one post predict([text], [image])"
                 raise ClipsentError(name, what, todo=todo)
-        if batch_size < 1:
-            raise ClipsentError(f"batch_size {batch_size}", "must be at least 1")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ClipsentError(f"batch_size {batch_size!r}", "must be a whole number from 1 on")
         posts, tables = zip_longest(texts, images, fillvalue=_MISSING), []
         while (block := list(islice(posts, BLOCK))) or not tables:
             tables.append(self._predict_block(block, len(tables) * BLOCK, batch_size))
@@ -108,12 +110,13 @@ def warn_of_training_posts(
         )
 
 # %% ../nbs/11_predict.ipynb #681a6231
+@checked
 def predict_file(
     weights: Path,  # A run's best.pt, or the run folder; relative to the project root
     workspace: Workspace = Workspace(),
     output: Path = Path("outputs/test_with_label_clip_aug.txt"),  # The file to write; relative to the project root
     test_file: Path = Path("test_without_label.txt"),  # The posts to label; relative to the data root
-    model_name: str | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
+    model_name: ModelName | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
     batch_size: int = 32,  # Posts that the model looks at together
 ) -> Path:
     """Label every post of the test file and write the result: rows in the input's order, none missing.

@@ -14,11 +14,11 @@ BASIC = {
 }
 IMPROVED = BASIC | {"hashtags": "split", "replace_emoji": True, "fold_repeats": True, "image_aug": True}
 RULE_SETS = {"none": OFF, "basic": OFF | BASIC, "improved": OFF | IMPROVED}
-from clipsent_nb.files import first_few
+from clipsent_nb.files import Listing, checked, first_few, read_toml
+from clipsent_nb.runs import TrainConfig
 
 # %% ../nbs/07_preprocess.ipynb #65b4ef92
 import re
-import tomllib
 from pathlib import Path
 
 from .files import ClipsentError
@@ -31,12 +31,7 @@ def read_rule_sets(
 
     Raises ClipsentError that names the file and the set if something in it is not known.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ClipsentError(f"--rules-file {path}", "no such file", todo="give one under --project-root") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClipsentError(f"--rules-file {path}", f"not TOML ({error})") from error
+    tables = read_toml(path, "--rules-file")
     choices = SWITCH_VALUES | {"image_aug": (True, False)}
     for name, switches in tables.items():
         where = f"--rules-file {path}, set {name!r}"
@@ -99,11 +94,12 @@ from .grid import Comparison
 from .heads import VariantConfig, compare_variants, read_seeds, variant_configs
 
 
+@checked
 def preprocess(
-    config: VariantConfig = VariantConfig(output_dir=Path("outputs/optimize/preprocess_compare")),
-    rules: str = "none,basic,improved",  # Sets to compare, separated by commas
+    config: VariantConfig | TrainConfig = VariantConfig(output_dir=Path("outputs/optimize/preprocess_compare")),
+    rules: Listing = "none,basic,improved",  # Sets to compare, separated by commas
     rules_file: Path | None = None,  # TOML file with further sets; relative to the project root
-    seeds: str | None = None,  # Each set is trained once with each; default: 42,123,2024, or --seed if given
+    seeds: Listing | None = None,  # Each set is trained once with each; default: 42,123,2024, or --seed if given
     execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
 ) -> Comparison | str:

@@ -20,7 +20,7 @@ from .files import ClipsentError, Workspace, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from .files import first_few
+from .files import Listing, ModelName, checked, first_few
 
 # %% ../nbs/08_robustness.ipynb #5a5bfd99
 def list_conditions(
@@ -56,8 +56,8 @@ from pydantic import Field
 class CorruptionSettings:
     "Which corruptions are measured, and how."
 
-    corruptions: str = "all"  # Names, or image, text or pairing for all of a kind, separated by commas
-    severities: str = "1,2,3,4,5"  # From 1 (mild) to 5 (strong), separated by commas
+    corruptions: Listing = "all"  # Names, or image, text or pairing for all of a kind, separated by commas
+    severities: Listing = "1,2,3,4,5"  # From 1 (mild) to 5 (strong), separated by commas
     seed: Annotated[int, Field(ge=0)] = 42  # Decides the random numbers of the corruptions
     batch_size: Annotated[int, Field(ge=1)] = 32  # Posts at a time
 
@@ -518,11 +518,12 @@ from .files import locked, write_json
 from .report import execute
 
 
+@checked
 def robustness(
     weights: Path,  # A run folder, or its best.pt; relative to the project root
     output_dir: Path = Path("outputs/optimize/robustness_ln"),  # Receives tables and report; under the project root
     val_csv: Path | None = None,  # Posts to test on; relative to the project root; default: those the run validated on
-    model_name: str | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
+    model_name: ModelName | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
     settings: CorruptionSettings = ALL_CORRUPTIONS,  # Which corruptions, and how
     workspace: Workspace = Workspace(),  # Where everything is
     report: bool = True,  # Whether to write a report

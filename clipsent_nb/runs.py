@@ -30,6 +30,7 @@ import clipsent_nb
 from .data import LABELS, read_split
 from clipsent_nb.files import (
     ClipsentError,
+    ModelName,
     Workspace,
     atomic_write,
     first_few,
@@ -80,7 +81,7 @@ class TrainConfig(Workspace):
     train_csv: Path = Path("outputs/splits/train.csv")  # Posts to train on; relative to the project root
     val_csv: Path = Path("outputs/splits/val.csv")  # Posts to validate on; they choose the best epoch
     output_dir: Path = Path("outputs/optimize/clip")  # The run folder; relative to the project root
-    model_name: str = "openai/clip-vit-base-patch32"  # A folder in save_pretrained layout, or org/name or org/name@revision on the hub
+    model_name: ModelName = "openai/clip-vit-base-patch32"  # A folder in save_pretrained layout, or org/name or org/name@revision on the hub
     # Model
     head_variant: HeadVariant = "ln"  # How picture and text are joined
     dropout: BelowOne = 0.15  # Share of activations dropped in the head

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from .files import ClipsentError, naming_file
+from .files import ClipsentError, checked, naming_file
 from .model import quiet_transformers
 
 # %% ../nbs/00b_sample.ipynb #0ae18486
@@ -577,6 +577,7 @@ def tiny_clip(
     return Path(directory)
 
 # %% ../nbs/00b_sample.ipynb #dbb4cdd8
+@checked
 def make_sample(
     directory: Path,  # Receives data/, train.txt, test_without_label.txt and tiny_clip/
 ) -> Path:

@@ -29,6 +29,10 @@ class Step:
         "The tables of settings that hold for it, beside its own."
         return ("train",) * (self.command in TRAINING) + ("batch",) * (self.command in BATCHES)
 
+
+from .cli import refuse_conflicts
+from .files import Listing, checked, read_toml
+
 # %% ../nbs/13_stage.ipynb #a309d4c0
 OUT = "outputs/optimize"
 TRAIN, VAL, TEST = (f"outputs/splits/{part}.csv" for part in ("train", "val", "test"))
@@ -115,8 +119,7 @@ batch_size = 4
 import tomllib
 from pathlib import Path
 
-from clipsent_nb.decoding import decode_unicode
-from clipsent_nb.files import ClipsentError, first_line
+from clipsent_nb.files import ClipsentError
 
 
 def read_settings(
@@ -130,14 +133,7 @@ def read_settings(
     if path is None:
         return settings
     where = f"--settings {path}"
-    decoded = decode_unicode(Path(path).read_bytes())
-    if decoded is None:
-        raise ClipsentError(where, "neither UTF-8 nor UTF-16", todo="save it as UTF-8")
-    try:
-        given = tomllib.loads(decoded[0].lstrip("\ufeff"))
-    except tomllib.TOMLDecodeError as error:
-        raise ClipsentError(where, f"not TOML ({first_line(error)})") from error
-    for table, values in given.items():
+    for table, values in read_toml(Path(path), "--settings").items():
         if table not in settings or not isinstance(values, dict):
             raise ClipsentError(where, f"no table [{table}]", todo=f"there are {', '.join(settings)}")
         settings[table] |= values
@@ -223,11 +219,10 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
     known = settable(function) | ({"seeds": ()} if trains else {})
     refuse_unknown(plan, known)
     values = {key: getattr(plan.workspace, key) for key in ROOTS}
-    for key, value in plan.values.items():
-        is_text = isinstance(value, list) and not isinstance(known.get(key), tuple)
-        values[key] = ",".join(map(str, value)) if is_text else value
+    values |= plan.values
     seeds, calls = plan.values.get("seeds") if trains else None, []
     try:
+        refuse_conflicts(plan.step.command, plan.settings[plan.name])
         for seed, folder in zip(seeds or [None], plan.folders, strict=True):
             own = {} if seed is None else {"seed": seed, "output_dir": folder}
             calls.append(bind_values(function, values | own))
@@ -532,18 +527,22 @@ def choose_steps(
         if unknown := [name for name in names if name not in STEPS]:
             raise ClipsentError(f"{flag} {', '.join(unknown)}", "no such step", todo=f"there are {', '.join(STEPS)}")
     later = list(STEPS)[list(STEPS).index(start or "splits") :]
-    return [name for name in later if (not wanted or name in wanted) and name not in unwanted]
+    steps = [name for name in later if (not wanted or name in wanted) and name not in unwanted]
+    if not steps:
+        raise ClipsentError("--only, --from and --skip", "leave no step to do", todo="leave one of them out")
+    return steps
 
 # %% ../nbs/13_stage.ipynb #c0000007
 from .files import locked
 
 
+@checked
 def run_stage(
     settings: Path | None = None,  # A TOML file with what differs from the defaults; see --show-defaults
     workspace: Workspace = Workspace(),
-    only: str = "",  # Do these steps and no others; names separated by commas
+    only: Listing = "",  # Do these steps and no others; names separated by commas
     from_: str = "",  # Do this step and those after it
-    skip: str = "",  # Leave these steps out
+    skip: Listing = "",  # Leave these steps out
     overwrite: bool = False,  # Replace runs in the stage's folders that the stage has not made
     show_defaults: bool = False,  # Print the default settings as TOML, and stop
 ) -> str:

@@ -25,6 +25,7 @@ from .features import Features, agree, compute_dtype, find_device, head_probabil
 from clipsent_nb.files import (
     ClipsentError,
     atomic_write,
+    checked,
     first_few,
     first_line,
     locked,
@@ -572,6 +573,7 @@ def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str])
     }
 
 # %% ../nbs/04_train.ipynb #9dcdf011
+@checked
 def fit(
     config: TrainConfig,  # What to do
     on_step: Callable[[State], None] = lambda state: None,  # Called after each step

@@ -102,6 +102,22 @@ def test_a_post_counts_once_whatever_is_wrong_with_it(tmp_path):
     assert report.classes["all"].sum() == 99 and report.audit.guid.tolist() == ["7", "7"]
 
 
+def test_a_post_with_a_known_and_an_unknown_tag_is_left_out_as_the_count_says(tmp_path, caplog):
+    root = write_posts(tmp_path / "posts", forty())
+    with open(root / "train.txt", "a") as file:
+        file.write("1,joyful\n")
+    report = make_splits(Workspace(root, max_bad="3%"))
+    assert "1 of 40 posts cannot be used" in caplog.text and len(report.posts) == 39
+
+
+@pytest.mark.parametrize("bad", [1, 7, 29, 57, 58])
+def test_a_limit_in_percent_is_exact(tmp_path, bad):
+    problems = [Problem(str(guid), f"data/{guid}.jpg", "no image") for guid in range(bad)]
+    settle_problems(problems, 100, "train.csv", Workspace(tmp_path, max_bad=f"{bad}%"))
+    with pytest.raises(ClipsentError, match=f"{bad} of 100 posts .* allows {bad - 1}; .* --max-bad {bad}%"):
+        settle_problems(problems, 100, "train.csv", Workspace(tmp_path, max_bad=f"{bad - 1}%"))
+
+
 def test_problems_of_two_commands_are_in_one_audit_and_each_once(tmp_path):
     workspace = Workspace(tmp_path)
     first, second = Problem("1", "data/1.txt", "empty text", "kept"), Problem("2", "data/2.txt", "no text of this name")
@@ -183,9 +199,41 @@ def test_a_named_encoding_is_used_for_what_is_not_utf_8_and_a_wrong_guess_is_aud
     assert read_text(root / "data/1.txt", report.posts.set_index("guid").encoding["1"])[0] == "Привет, как дела"
     with pytest.raises(ClipsentError, match="1 of 40 posts .*data/1.txt: not utf-8; save"):
         make_splits(Workspace(root), encoding="utf-8")
-    for none in ("klingon", ""):
-        with pytest.raises(ClipsentError, match=f"--encoding {none}: no such encoding"):
-            make_splits(Workspace(root), encoding=none)
+    with pytest.raises(ClipsentError, match="--encoding klingon: no such encoding"):
+        make_splits(Workspace(root), encoding="klingon")
+
+
+@pytest.mark.parametrize(
+    "text, encoding",
+    [("Größe", "cp1252"), ("créée", "cp1252"), ("iPhone和iPad", "gb18030"), ("好 ok", "gb18030")],
+)
+def test_a_chinese_sign_alone_between_letters_is_rather_a_pair_of_accents(text, encoding):
+    assert decode_text(text.encode(encoding)) == (text, encoding)
+
+
+@pytest.mark.parametrize("end", [1, 2, 3])
+def test_utf_8_that_was_cut_in_a_character_stays_utf_8_and_is_named(tmp_path, end):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/1.txt").write_bytes("“what a day” 😀".encode()[:-end])
+    report = make_splits(Workspace(root))
+    assert report.posts.set_index("guid").start["1"] == "“what a day”"
+    assert report.audit.problem.tolist() == ["the last character lacks bytes"]
+
+
+@pytest.mark.parametrize(
+    "text, encoding",
+    [
+        ("It’s a café", "mac_roman"),
+        ("이 영화는 진짜 재미있어요, 꼭 다시 보고 싶은 작품입니다", "euc_kr"),
+        ("今日は楽しい", "iso2022_jp"),
+        ("Zażółć gęślą jaźń", "cp1250"),
+    ],
+)
+def test_a_text_in_an_encoding_that_is_not_guessed_at_is_audited(tmp_path, text, encoding):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/1.txt").write_bytes(text.encode(encoding))
+    [problem] = make_splits(Workspace(root)).audit.problem
+    assert problem.startswith("unusual characters, read as ")
 
 
 def test_a_file_that_was_saved_as_utf_8_after_the_split_is_read_as_utf_8():

@@ -44,9 +44,9 @@ def test_inputs_are_not_replaced(root, output):
     ("texts", "images", "message"),
     [
         ([None], ["x.jpg"], "text 0: is no text but of type NoneType"),
-        (["hi"], None, "images: is one NoneType"),
-        ("hi", ["x.jpg"], "texts: is one str"),
-        (["hi"], b"picture", "images: is one bytes"),
+        (["hi"], None, "images: are one NoneType"),
+        ("hi", ["x.jpg"], "texts: are one str"),
+        (["hi"], b"picture", "images: are one bytes"),
         (["hi"], [], "post 0: has no picture"),
         ([], ["x.jpg"], "post 0: has no text"),
         (["hi"], ["x.jpg"], r"picture 0 \(x.jpg\): no such picture"),

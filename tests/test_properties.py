@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from clipsent_nb.badcases import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
-from clipsent_nb.cli import flag_of, parse
+from clipsent_nb.cli import parse
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
 from clipsent_nb.data import LABELS, assign_parts, check_list, fold_tables, normalised_text, read_list
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
-from clipsent_nb.files import ClipsentError, Workspace, atomic_write, write_together
+from clipsent_nb.files import ClipsentError, Workspace, atomic_write, flag_of, write_together
 from clipsent_nb.runs import TrainConfig, config_values
 from clipsent_nb.stage import DECIDED, Plan
 
@@ -395,5 +395,6 @@ def test_each_row_of_a_list_is_used_or_named_or_the_list_is_refused(tmp_path_fac
 def test_a_guid_is_used_only_if_its_rows_agree(rows):
     table = pd.DataFrame([(*row, number) for number, row in enumerate(rows, 1)], columns=["guid", "label", "line"])
     kept, _ = check_list(table.astype({"guid": str, "label": str}), "train.txt")
-    tags = {guid: {tag for own, tag in rows if own == guid and tag in LABELS} for guid, _ in rows}
-    assert dict(zip(kept.guid, kept.label, strict=True)) == {g: next(iter(t)) for g, t in tags.items() if len(t) == 1}
+    tags = {guid: {tag for own, tag in rows if own == guid} for guid, _ in rows}
+    agreed = {guid: tag for guid, (tag, *others) in tags.items() if not others and tag in LABELS}
+    assert dict(zip(kept.guid, kept.label, strict=True)) == agreed

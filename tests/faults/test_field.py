@@ -11,17 +11,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.badcases import mine
+from clipsent_nb.badcases import merge, mine
 from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
-from clipsent_nb.files import ClipsentError, Workspace
-from clipsent_nb.predict import Classifier
+from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml
+from clipsent_nb.heads import VariantConfig, heads
+from clipsent_nb.predict import Classifier, predict_file
+from clipsent_nb.preprocess import read_rule_sets
 from clipsent_nb.report import execute
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking
+from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking, run_stage
 from clipsent_nb.train import fit, load_inputs, sample_config, sample_run
 
 
@@ -87,6 +90,56 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_flag(kind, values
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"lr": True}, "--lr True: must not be true or false"),
+        ({"seed": False}, "--seed False: must not be true or false"),
+        ({"output_dir": ""}, "--output-dir: is empty"),
+        ({"model_name": " "}, "--model-name: is empty"),
+        ({"seed": list(range(999))}, "--seed [0, 1, 2,"),
+    ],
+)
+def test_what_converts_and_is_not_meant_is_refused_in_a_short_line(values, message):
+    with pytest.raises(ClipsentError) as caught:
+        TrainConfig(**values)
+    assert str(caught.value).startswith(message) and len(str(caught.value)) < 200
+
+
+WRONG_ARGUMENTS = [
+    (make_splits, {"workspace": "."}, "workspace: must be a dictionary or an instance of Workspace"),
+    (make_splits, {"val_ratio": "20%"}, "--val-ratio 20%: must be a number"),
+    (make_splits, {"folds": 2.5}, "--folds 2.5: must be a whole number"),
+    (fit, {"config": Workspace()}, "config: must be a dictionary or an instance of TrainConfig"),
+    (mine, {"source": "OOF"}, "--source OOF: must be 'oof' or 'val'"),
+    (merge, {"skip_suspect": "perhaps"}, "--skip-suspect perhaps: must be true or false"),
+    (run_stage, {"overwrite": 2}, "--overwrite 2: must be true or false"),
+    (errors, {"min_count": "many"}, "--min-count many: must be a whole number"),
+    (predict_file, {}, "--weights: is needed"),
+    (predict_file, {"weights": None}, "--weights None: must be a path"),
+    (Classifier.load, {"run": None}, "--run None: must be a path"),
+]
+
+
+@pytest.mark.parametrize("function, values, message", WRONG_ARGUMENTS)
+def test_a_function_that_python_calls_checks_its_arguments(function, values, message):
+    with pytest.raises(ClipsentError) as caught:
+        function(**values)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_text_that_says_no_is_no_where_true_would_destroy(tmp_path):
+    assert vars(arguments_of(run_stage)(overwrite="false"))["overwrite"] is False
+    assert vars(arguments_of(merge)(skip_suspect="no"))["skip_suspect"] is False
+    assert make_splits(Workspace(make_sample(tmp_path)), val_ratio="0.2", folds="3").folder.is_dir()
+
+
+@pytest.mark.parametrize("seeds", ["1,2", [1, 2], (1, 2), range(1, 3), np.array([1, 2]), pd.Series([1, 2])])
+def test_a_list_is_a_list_however_it_is_written(root, seeds):
+    config = VariantConfig(project_root=root, model_name=root / "tiny_clip")
+    assert heads(config, variants=["ln"], seeds=seeds, execution=Execution(dry_run=True)).splitlines()[-1][0] == "2"
+
+
 def test_texts_that_mean_a_value_are_that_value():
     assert Execution(jobs="2", dry_run="false") == Execution(jobs=2)
     assert Workspace(strict="true", num_workers="3") == Workspace(strict=True, num_workers=3)
@@ -119,6 +172,35 @@ def test_a_flag_that_is_given_twice_with_two_values_is_refused(words, message):
         parse(words.split()[0], words.split()[1:])
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("grid --lr 2e-5 --lrs 1e-5", "--lr and --lrs: say the same"),
+        ("grid --seed 1 --axes seed=2,3", "--seed and --axes seed=2,3: say the same"),
+        ("heads --seed 1 --seeds 2,3", "--seed and --seeds: say the same"),
+        ("heads --head-variant mlp", "--head-variant: is what `heads` compares"),
+        ("preprocess --no-replace-urls", "--replace-urls: is what `preprocess` compares"),
+        ("run --skip ,", "--skip: is empty"),
+        ("compare --runs ,", "--runs: is empty"),
+    ],
+)
+def test_nothing_that_was_typed_is_ignored(words, message):
+    with pytest.raises(ClipsentError, match=message):
+        parse(words.split()[0], words.split()[1:])
+
+
+def test_a_table_of_settings_cannot_say_two_things_and_the_shared_one_may_differ(tmp_path):
+    plan = Plan("grid", {"train": {"lr": 1e-5}, "batch": {}, "grid": {"lrs": [1e-5, 2e-5]}}, Workspace(tmp_path))
+    assert plan.calls[0]["lrs"] == "1e-05,2e-05"
+    with pytest.raises(ClipsentError, match=r"\[grid\] --lr and --lrs say the same"):
+        _ = Plan("grid", {"train": {}, "batch": {}, "grid": {"lr": 1e-5, "lrs": "1e-5"}}).calls
+
+
+def test_steps_that_leave_nothing_to_do_are_refused():
+    with pytest.raises(ClipsentError, match="--only, --from and --skip: leave no step to do"):
+        choose_steps(only="splits", skip="splits")
+
+
 def test_values_of_a_list_add_up():
     found = parse("optimize", "--combo-weights 1 2 --combo-weights 3 --strict --strict".split()).keywords["config"]
     assert found.combo_weights == (1, 2, 3) and found.strict
@@ -138,7 +220,12 @@ def test_a_seed_that_was_typed_is_the_only_one_even_if_it_is_the_default(root, c
 @pytest.mark.parametrize(
     "picture, message",
     [
-        (np.zeros(5), "picture 0: broken picture (1 dimensions instead of"),
+        (np.zeros(5), "picture 0: broken picture (an array of 5 instead of"),
+        (np.zeros((3, 8, 9), np.uint8), "picture 0: broken picture (an array of 3 x 8 x 9 instead of height x width"),
+        (np.zeros((8, 9, 3)), "picture 0: broken picture (colours of type float64 instead of uint8"),
+        (np.full((8, 9), np.nan), "picture 0: broken picture (holds pixels that are no numbers"),
+        (np.zeros((0, 0, 3), np.uint8), "picture 0: broken picture (has no pixels"),
+        (Image.new("RGB", (0, 3)), "picture 0: broken picture (has no pixels"),
         (None, "picture 0: no picture but of type NoneType; give a path"),
         ("http://example.org/a.jpg", "picture 0 (http://example.org/a.jpg): no such picture"),
         (b"x" * 10**6, "picture 0: broken"),
@@ -149,6 +236,49 @@ def test_a_picture_that_is_none_is_named_in_a_short_line(run, picture, message):
     with pytest.raises(ClipsentError) as caught:
         Classifier.load(run.folder).predict(["x"], [picture])
     assert str(caught.value).startswith(message) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("texts", [{"a": "x"}, {"x"}, pd.DataFrame({"text": ["x"]})], ids=["dict", "set", "table"])
+def test_what_python_would_take_apart_in_an_order_of_its_own_is_no_list(run, texts):
+    with pytest.raises(ClipsentError, match="texts: are one .*; give lists"):
+        Classifier.load(run.folder).predict(texts, [np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_bytes_of_any_kind_are_a_picture(run, root):
+    raw = next((root / "data").glob("*.jpg")).read_bytes()
+    found = Classifier.load(run.folder).predict(["x"] * 3, [raw, bytearray(raw), memoryview(raw)])
+    assert found.confidence.nunique() == 1
+
+
+def test_a_picture_of_numbers_from_0_to_1_is_not_black(tmp_path):
+    levels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(levels).save(tmp_path / "a.tif")
+    for source in (tmp_path / "a.tif", levels):
+        assert np.asarray(open_image(source)).max() == 255
+
+
+@pytest.mark.parametrize("name", ["train.txt", "data/posts.csv"])
+def test_a_file_that_is_no_weights_file_is_said_to_be_none(root, name):
+    (root / "data/posts.csv").write_text("epoch,train_loss\n1,0.5\n")
+    with pytest.raises(ClipsentError, match=f"--weights .*{name}: "):
+        Classifier.load(root / name)
+
+
+# -- files saved by a Windows program
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_file_of_rules_that_a_windows_program_saved_is_read(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "rules.toml").write_text(mark + "[mine]\nreplace_urls = true\n", encoding=encoding)
+    assert read_rule_sets(tmp_path / "rules.toml")["mine"]["replace_urls"]
+
+
+@pytest.mark.parametrize("read", [read_table, lambda path: read_toml(path, "--settings")])
+def test_a_table_in_the_encoding_of_a_chinese_windows_is_said_to_be_no_utf_8(tmp_path, read):
+    (tmp_path / "a").write_bytes("[表]\nguid = 1\n".encode("gbk"))
+    with pytest.raises(ClipsentError, match="/a: .*codec can't decode.*; save it as UTF-8"):
+        read(tmp_path / "a")
 
 
 # -- a validation file that lacks classes
