@@ -183,7 +183,7 @@ def add_value(
     return ""
 
 # %% ../nbs/cli.ipynb #c11f0006
-from dataclasses import field, make_dataclass, replace
+from dataclasses import field, make_dataclass
 
 from clipsent_nb.files import settings
 
@@ -211,7 +211,7 @@ def bind_values(
     given = {name: getattr(checked, name) for name in names if name in values}
     for name, group in groups.items():
         own = {one.name: values[one.name] for one in fields(group) if one.name in values}
-        given[name] = replace(group, **own)
+        given[name] = type(group)(**({key: getattr(group, key) for key in group.given} | own))
     return given
 
 # %% ../nbs/cli.ipynb #c11f0009

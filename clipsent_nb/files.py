@@ -333,7 +333,10 @@ def locked(
 
 # %% ../nbs/00a_files.ipynb #a088e7c9
 def settings(cls: type) -> type:
-    "Make a class of settings: a frozen dataclass that pydantic checks, whose errors are ClipsentErrors."
+    """Make a class of settings: a frozen dataclass that pydantic checks, whose errors are ClipsentErrors.
+
+    `given` names the fields for which a value was given, be it the default.
+    """
     cls = checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     check = cls.__init__
 
@@ -342,6 +345,7 @@ def settings(cls: type) -> type:
             check(self, *arguments, **values)
         except ValidationError as error:
             raise settings_error(error, cls) from error
+        object.__setattr__(self, "given", {*list(cls.__dataclass_fields__)[: len(arguments)], *values})
 
     __init__.__signature__, __init__.__wrapped__ = cls.__signature__, check
     cls.__init__ = __init__

@@ -173,12 +173,12 @@ class Plan:
     @cached_property
     def values(self) -> dict[str, object]:
         "What is set for the step, by name; not yet converted or checked."
-        everywhere = {one.name: one.default for one in fields(Workspace) if one.name not in ROOTS}
+        everywhere = [one.name for one in fields(Workspace) if one.name not in ROOTS]
         values = {key: value for key, value in self.settings["train"].items() if key in everywhere}
         for table in (*self.step.tables, self.name):
             values |= self.settings[table]
-        flags = {key: getattr(self.workspace, key) for key in everywhere}
-        values |= {key: value for key, value in flags.items() if value != everywhere[key]} | self.step.paths
+        values |= {key: getattr(self.workspace, key) for key in everywhere if key in self.workspace.given}
+        values |= self.step.paths
         return json.loads(json.dumps(values, default=str))
 
     @property
