@@ -406,6 +406,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.files.format_message': ('files.html#format_message', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.formula_safe': ('files.html#formula_safe', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.locked': ('files.html#locked', 'clipsent_nb/files.py'),
+                                   'clipsent_nb.files.make_plain': ('files.html#make_plain', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.naming_file': ('files.html#naming_file', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.new_file_mode': ('files.html#new_file_mode', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.parse_percent': ('files.html#parse_percent', 'clipsent_nb/files.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMULA', 'log', 'COMPLAINTS', 'Percent', 'ClipsentError', 'atomic_write', 'write_csv', 'write_together',
-           'read_table', 'formula_safe', 'write_json', 'read_json', 'digest', 'show_progress', 'progress_bar', 'locked',
-           'settings', 'settings_error', 'parse_percent', 'Workspace']
+           'read_table', 'formula_safe', 'make_plain', 'write_json', 'read_json', 'digest', 'show_progress',
+           'progress_bar', 'locked', 'settings', 'settings_error', 'parse_percent', 'Workspace']
 
 # %% ../nbs/00a_files.ipynb #df3c804a
 import errno
@@ -234,10 +234,18 @@ def formula_safe(texts: "pd.Series") -> "pd.Series":
     return texts.where(~texts.str.match(FORMULA), "'" + texts)
 
 # %% ../nbs/00a_files.ipynb #03bb3775
+def make_plain(
+    values: object,  # A mapping or sequence of numbers, texts and paths
+) -> object:
+    "The same as JSON knows it: paths are text, tuples lists, NaN is null, and an infinite number becomes its name."
+    text = json.dumps(values, default=lambda value: value.as_posix() if isinstance(value, Path) else str(value))
+    return json.loads(text, parse_constant=lambda name: None if name == "NaN" else name)
+
+
 def write_json(path: Path, values: Mapping[str, object]) -> None:
-    "Write values atomically as indented JSON; paths become text."
+    "Write values atomically as indented JSON, see `make_plain`."
     with atomic_write(path) as file:
-        json.dump(values, file, indent=2, ensure_ascii=False, default=lambda path: path.as_posix())
+        json.dump(make_plain(values), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 

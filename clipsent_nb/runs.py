@@ -7,7 +7,6 @@ __all__ = ['EXECUTION_ONLY', 'RUN_FILES', 'RUN_FORMAT', 'KNOWN_BY', 'TrainConfig
            'RunFolder', 'prediction_table', 'read_predictions', 'Run']
 
 # %% ../nbs/04a_runs.ipynb #7d139f46
-import json
 import pickle
 import platform
 import shutil
@@ -40,6 +39,7 @@ from clipsent_nb.files import (
     replace_file,
     settings,
     write_csv,
+    make_plain,
     write_json,
 )
 from .hub import cached_encoder, encoder_identity
@@ -127,7 +127,7 @@ EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
 
 def config_values(config: TrainConfig) -> dict[str, object]:
     "The fields as JSON knows them: paths become text and tuples lists."
-    return json.loads(json.dumps(asdict(config), default=lambda path: path.as_posix()))
+    return make_plain(asdict(config))
 
 # %% ../nbs/04a_runs.ipynb #c6d7dda0
 def resolved_model(
@@ -430,6 +430,7 @@ def describe_run(run: Run) -> str:
     "What a finished run has reached, in a few lines."
     metrics = run.metrics
     (low, high), absent = metrics["best_val_f1_macro_interval"], absent_classes(run.labels)
+    by_class = {label: f"{metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent}
     lines = [f"validation macro-F1 {metrics['best_val_f1_macro']:.4f}, accuracy {metrics['best_val_acc']:.4f}"]
     lines[0] += f", {metrics['val_posts']} posts (95 % interval of macro-F1 {low:.3f} to {high:.3f})"
     if "cross_fitted_val_f1_macro" in metrics:
@@ -439,7 +440,7 @@ def describe_run(run: Run) -> str:
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
-        "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent),
+        "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in LABELS),
     ]
     if absent:
         lines.append(f"warning: no post validates {', '.join(absent)}; macro-F1 is that of the other classes alone")

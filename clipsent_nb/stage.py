@@ -144,13 +144,12 @@ def read_settings(
     return settings
 
 # %% ../nbs/13_stage.ipynb #b0000006
-import json
 from dataclasses import asdict, fields, is_dataclass
 from functools import cached_property
 
 from clipsent_nb import __version__
 from clipsent_nb.cli import bind_values, load, settable
-from clipsent_nb.files import Workspace
+from clipsent_nb.files import Workspace, make_plain
 
 ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide nothing
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
@@ -179,7 +178,7 @@ class Plan:
             values |= self.settings[table]
         values |= {key: getattr(self.workspace, key) for key in everywhere if key in self.workspace.given}
         values |= self.step.paths
-        return json.loads(json.dumps(values, default=str))
+        return make_plain(values)
 
     @property
     def folders(self) -> list[str]:
@@ -305,7 +304,7 @@ def deciding_values(
         for group in call.values():
             if is_dataclass(group) and not hasattr(group, "engine"):  # how many runs are executed decides nothing
                 found[-1] |= {key: value for key, value in asdict(group).items() if key not in EXECUTION_ONLY}
-    return json.loads(json.dumps(found, default=str))
+    return make_plain(found)
 
 
 def is_known(plan: Plan, entry: Mapping[str, object]) -> bool:
