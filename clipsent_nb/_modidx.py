@@ -757,6 +757,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.stage.digest_content': ('stage.html#digest_content', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.do_steps': ('stage.html#do_steps', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.explain_block': ('stage.html#explain_block', 'clipsent_nb/stage.py'),
+                                   'clipsent_nb.stage.find_named': ('stage.html#find_named', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.holds_run': ('stage.html#holds_run', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.is_complete': ('stage.html#is_complete', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.is_known': ('stage.html#is_known', 'clipsent_nb/stage.py'),

@@ -47,7 +47,7 @@ class Project:
         self.overwritten += [plan.name] * overwrite
         if error := self.failing.get(plan.name):
             raise error
-        seen = digest(f"{stage.step_inputs(plan.name, Workspace(self.root))} {plan.values}".encode())
+        seen = digest(f"{stage.step_inputs(plan)} {plan.values}".encode())
         for path in plan.files:
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,16 @@ def test_a_changed_text_or_picture_repeats_what_reads_it_and_no_more(project, fi
     repeated = set(project.run())
     later = {"predict", "compare", "robustness"}  # start from runs that were made again
     assert expected <= repeated and repeated - later <= expected
+    assert project.run() == []
+
+
+def test_mining_of_validation_is_repeated_when_a_validation_post_or_the_run_it_asks_changed(project):
+    project.settings.write_text('[mine]\nsource = "val"\nweights = "outputs/optimize/baseline/best.pt"\n')
+    project.run()
+    post, run = project.root / "data/2.jpg", project.root / stage.BASELINE / "metrics.json"
+    for path in (post, run):
+        path.write_bytes(path.read_bytes() + b" ")
+        assert "mine" in project.run()
     assert project.run() == []
 
 
