@@ -492,6 +492,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clipsent_nb.inputs.bucketed_batches': ('inputs.html#bucketed_batches', 'clipsent_nb/inputs.py'),
                                     'clipsent_nb.inputs.content_fingerprint': ('inputs.html#content_fingerprint', 'clipsent_nb/inputs.py'),
                                     'clipsent_nb.inputs.copies_in': ('inputs.html#copies_in', 'clipsent_nb/inputs.py'),
+                                    'clipsent_nb.inputs.find_content': ('inputs.html#find_content', 'clipsent_nb/inputs.py'),
                                     'clipsent_nb.inputs.find_files': ('inputs.html#find_files', 'clipsent_nb/inputs.py'),
                                     'clipsent_nb.inputs.image_batch': ('inputs.html#image_batch', 'clipsent_nb/inputs.py'),
                                     'clipsent_nb.inputs.inputs_from_memory': ('inputs.html#inputs_from_memory', 'clipsent_nb/inputs.py'),

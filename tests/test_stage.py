@@ -130,13 +130,16 @@ def test_a_changed_text_or_picture_repeats_what_reads_it_and_no_more(project, fi
     assert project.run() == []
 
 
-def test_mining_of_validation_is_repeated_when_a_validation_post_or_the_run_it_asks_changed(project):
-    project.settings.write_text('[mine]\nsource = "val"\nweights = "outputs/optimize/baseline/best.pt"\n')
+@pytest.mark.parametrize(
+    "changed, weights", [("data/2.jpg", "outputs/other"), ("outputs/asked/metrics.json", "outputs/asked")]
+)
+def test_mining_of_validation_is_repeated_when_a_post_or_the_run_that_it_asks_changed(project, changed, weights):
+    write_json(project.root / "outputs/asked/metrics.json", {"leaked": False})
+    project.settings.write_text(f'[mine]\nsource = "val"\nweights = "{weights}/best.pt"\n')
     project.run()
-    post, run = project.root / "data/2.jpg", project.root / stage.BASELINE / "metrics.json"
-    for path in (post, run):
-        path.write_bytes(path.read_bytes() + b" ")
-        assert "mine" in project.run()
+    path = project.root / changed
+    path.write_bytes(path.read_bytes() + b" ")
+    assert "mine" in project.run()
     assert project.run() == []
 
 
