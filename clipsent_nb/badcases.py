@@ -583,8 +583,8 @@ def take_settings(
     """
     _, stored = read_weights(weights / "best.pt" if weights.is_dir() else weights)
     names = [field.name for field in fields(TrainConfig) if field.name not in EXECUTION_ONLY and field.name in stored]
-    given, plain = config_values(config), config_values(TrainConfig())
-    overruled = [name for name in names if given[name] not in (plain[name], stored[name])]
+    values = config_values(config)
+    overruled = [name for name in names if name in config.given and values[name] != stored[name]]
     config = replace(config, **{name: stored[name] for name in names})
     return config, [f"--{name.replace('_', '-')}" for name in overruled]
 

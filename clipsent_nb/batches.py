@@ -315,6 +315,7 @@ class BatchFolder:
         file = path / "cells.json"
         self.earlier = {row["name"]: row for row in read_json(file)["cells"]} if file.is_file() else {}
         self.rows: dict[str, dict[str, object]] = {}
+        self.metrics: dict[Path, dict[str, object]] = {}  # of the runs that are done
 
     def note(
         self,
@@ -330,9 +331,9 @@ class BatchFolder:
     def ranking(self) -> list[tuple[float, Path]]:
         "Macro-F1 and folder of the runs that are done, the best first and the leaked ones last."
         done = [self.path / name for name, row in self.rows.items() if row["state"] == "done"]
-        metrics = [(read_json(folder / "metrics.json"), folder) for folder in done]
-        ranked = sorted(metrics, key=lambda pair: (pair[0]["leaked"], -pair[0]["best_val_f1_macro"]))
-        return [(values["best_val_f1_macro"], folder) for values, folder in ranked]
+        self.metrics |= {folder: read_json(folder / "metrics.json") for folder in done if folder not in self.metrics}
+        scores = [(self.metrics[folder]["best_val_f1_macro"], folder) for folder in done]
+        return sorted(scores, key=lambda pair: (self.metrics[pair[1]]["leaked"], -pair[0]))
 
     def drop_weights(self) -> None:
         "Remove best.pt of all runs that are done but the best."

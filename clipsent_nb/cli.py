@@ -202,8 +202,6 @@ def refuse_conflicts(
             raise ClipsentError(flag_of(setting), f"is what `{name}` compares", todo="leave it out")
 
 # %% ../nbs/cli.ipynb #c11f0006
-from dataclasses import replace
-
 from clipsent_nb.files import arguments_of
 
 
@@ -219,7 +217,7 @@ def bind_values(
     for argument in fields(arguments):
         if is_dataclass(group := argument.default):
             own = {one.name: values[one.name] for one in fields(group) if one.name in values}
-            given[argument.name] = replace(group, **own)
+            given[argument.name] = type(group)(**{key: getattr(group, key) for key in group.given} | own)
         elif argument.name in values:
             given[argument.name] = values[argument.name]
     bound = arguments(**given)

@@ -466,7 +466,7 @@ def compute_batch(features: Features, rows: np.ndarray, seed: int) -> tuple[Tens
         with around, autocast(features.device, features.dtype):
             return features.compute(**batch)
 
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + state.process_index)  # of the encoder's dropout: no two posts get the same
     if size >= len(own):
         text, image = compute(own, **batch)
     else:

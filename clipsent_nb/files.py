@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMULA', 'log', 'COMPLAINTS', 'Listing', 'ModelName', 'Percent', 'ClipsentError', 'atomic_write', 'write_csv',
-           'write_together', 'unicode_of', 'read_table', 'formula_safe', 'write_json', 'read_json', 'read_toml',
-           'digest', 'show_progress', 'progress_bar', 'locked', 'settings', 'refuse_slips', 'flag_of', 'settings_error',
-           'arguments_of', 'checked', 'parse_percent', 'Workspace']
+           'write_together', 'unicode_of', 'read_table', 'formula_safe', 'make_plain', 'write_json', 'read_json',
+           'read_toml', 'digest', 'show_progress', 'progress_bar', 'locked', 'settings', 'refuse_slips', 'flag_of',
+           'settings_error', 'arguments_of', 'checked', 'parse_percent', 'Workspace']
 
 # %% ../nbs/00a_files.ipynb #df3c804a
 import codecs
@@ -251,10 +251,18 @@ def formula_safe(texts: "pd.Series") -> "pd.Series":
     return texts.where(~texts.str.match(FORMULA), "'" + texts)
 
 # %% ../nbs/00a_files.ipynb #03bb3775
+def make_plain(
+    values: object,  # A mapping or sequence of numbers, texts and paths
+) -> object:
+    "The same as JSON knows it: paths are text, tuples lists, NaN is null, and an infinite number becomes its name."
+    text = json.dumps(values, default=lambda value: value.as_posix() if isinstance(value, Path) else str(value))
+    return json.loads(text, parse_constant=lambda name: None if name == "NaN" else name)
+
+
 def write_json(path: Path, values: Mapping[str, object]) -> None:
-    "Write values atomically as indented JSON; paths become text."
+    "Write values atomically as indented JSON, see `make_plain`."
     with atomic_write(path) as file:
-        json.dump(values, file, indent=2, ensure_ascii=False, default=lambda path: path.as_posix())
+        json.dump(make_plain(values), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
@@ -368,7 +376,10 @@ def locked(
 
 # %% ../nbs/00a_files.ipynb #a088e7c9
 def settings(cls: type) -> type:
-    "Make a class of settings: a frozen dataclass that pydantic checks, whose errors are ClipsentErrors."
+    """Make a class of settings: a frozen dataclass that pydantic checks, whose errors are ClipsentErrors.
+
+    `given` names the fields for which a value was given, be it the default.
+    """
     config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     cls = checked_dataclass(frozen=True, config=config)(cls)
     check = cls.__init__
@@ -378,6 +389,7 @@ def settings(cls: type) -> type:
             check(self, *arguments, **values)
         except ValidationError as error:
             raise settings_error(error, cls) from error
+        object.__setattr__(self, "given", {*list(cls.__dataclass_fields__)[: len(arguments)], *values})
         refuse_slips(self, dict(zip(cls.__dataclass_fields__, arguments, strict=False)) | values)
 
     __init__.__signature__, __init__.__wrapped__ = cls.__signature__, check

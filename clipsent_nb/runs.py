@@ -7,7 +7,6 @@ __all__ = ['EXECUTION_ONLY', 'RUN_FILES', 'RUN_FORMAT', 'KNOWN_BY', 'TrainConfig
            'RunFolder', 'prediction_table', 'read_predictions', 'Run']
 
 # %% ../nbs/04a_runs.ipynb #7d139f46
-import json
 import pickle
 import platform
 import shutil
@@ -35,6 +34,7 @@ from clipsent_nb.files import (
     atomic_write,
     first_few,
     first_line,
+    make_plain,
     naming_file,
     read_json,
     read_table,
@@ -127,7 +127,9 @@ class TrainConfig(Workspace):
     # Machine
     seed: Count = 42  # Decides initial weights, order of posts, dropout and augmentation
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast, fp16 on older GPUs
-    micro_batch_size: Count = 0  # Compute a batch in parts of so many posts, to save memory; 0: whole
+    micro_batch_size: Count = (
+        0  # Compute a batch in parts of so many posts; 0: whole. Only dropout of the encoder differs
+    )
     auto_batch: bool = False  # Where memory runs out, go on with a micro-batch of half the size
     gradient_checkpointing: bool = False  # Compute blocks twice instead of keeping what they made, to save memory
     compile: bool = False  # Compile the encoder with torch.compile; texts are padded to multiples of 16 tokens
@@ -167,7 +169,7 @@ EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
 
 def config_values(config: TrainConfig) -> dict[str, object]:
     "The fields as JSON knows them: paths become text and tuples lists."
-    return json.loads(json.dumps(asdict(config), default=lambda path: path.as_posix()))
+    return make_plain(asdict(config))
 
 # %% ../nbs/04a_runs.ipynb #c6d7dda0
 def resolved_model(
@@ -471,6 +473,7 @@ def describe_run(run: Run) -> str:
     "What a finished run has reached, in a few lines."
     metrics = run.metrics
     (low, high), absent = metrics["best_val_f1_macro_interval"], absent_classes(run.labels)
+    by_class = {label: f"{metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent}
     lines = [f"validation macro-F1 {metrics['best_val_f1_macro']:.4f}, accuracy {metrics['best_val_acc']:.4f}"]
     lines[0] += f", {metrics['val_posts']} posts (95 % interval of macro-F1 {low:.3f} to {high:.3f})"
     if "cross_fitted_val_f1_macro" in metrics:
@@ -480,7 +483,7 @@ def describe_run(run: Run) -> str:
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
-        "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent),
+        "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in LABELS),
     ]
     if absent:
         lines.append(f"warning: no post validates {', '.join(absent)}; macro-F1 is that of the other classes alone")

@@ -140,13 +140,12 @@ def read_settings(
     return settings
 
 # %% ../nbs/13_stage.ipynb #b0000006
-import json
 from dataclasses import asdict, fields, is_dataclass
 from functools import cached_property
 
 from clipsent_nb import __version__
 from clipsent_nb.cli import bind_values, load, settable
-from clipsent_nb.files import Workspace
+from clipsent_nb.files import Workspace, make_plain
 
 ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide nothing
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
@@ -169,13 +168,13 @@ class Plan:
     @cached_property
     def values(self) -> dict[str, object]:
         "What is set for the step, by name; not yet converted or checked."
-        everywhere = {one.name: one.default for one in fields(Workspace) if one.name not in ROOTS}
+        everywhere = [one.name for one in fields(Workspace) if one.name not in ROOTS]
         values = {key: value for key, value in self.settings["train"].items() if key in everywhere}
         for table in (*self.step.tables, self.name):
             values |= self.settings[table]
-        flags = {key: getattr(self.workspace, key) for key in everywhere}
-        values |= {key: value for key, value in flags.items() if value != everywhere[key]} | self.step.paths
-        return json.loads(json.dumps(values, default=str))
+        values |= {key: getattr(self.workspace, key) for key in everywhere if key in self.workspace.given}
+        values |= self.step.paths
+        return make_plain(values)
 
     @property
     def folders(self) -> list[str]:
@@ -273,16 +272,31 @@ def digest_content(files: list[Path], workspace: Workspace) -> bytes:
     return "\n".join(f"{path.name} {one}" for path, one in zip(files, found, strict=True)).encode()
 
 
-def step_inputs(
-    name: str,  # Of a step
-    workspace: Workspace,  # Where the project is
-) -> dict[str, str]:
+NAMED = ("weights", "csv", "val_csv", "split_csv", "test_file", "run", "runs")  # settings that say where to start from
+
+
+def find_named(plan: Plan) -> dict[str, Path]:
+    "The files that the settings of a step name, by what they say; of a run, its metrics.json."
+    names = [name for key in NAMED for name in str(plan.values.get(key, "")).split(",") if name]
+    if plan.values.get("source") == "val":
+        names.append(VAL)
+    found = {}
+    for name in names:
+        for root in (plan.workspace.project_root, plan.workspace.posts_root):
+            for path in (root / name.removesuffix("best.pt") / "metrics.json", root / name):
+                if path.is_file():
+                    found.setdefault(name, path)
+    return found
+
+
+def step_inputs(plan: Plan) -> dict[str, str]:
     "A digest of each file that a step starts from; of all posts and lists, if it is the first."
+    workspace, step = plan.workspace, plan.step
     root, posts = workspace.project_root, workspace.posts_root
-    found = [path for pattern in (*STEPS[name].needs, *STEPS[name].reads) for path in sorted(root.glob(pattern))]
-    tables = [path for path in found if path.suffix in (".csv", ".json")]
-    inputs = {path.relative_to(root).as_posix(): table_digest(path, workspace) for path in tables}
-    if name == "splits":
+    found = [path for pattern in (*step.needs, *step.reads) for path in sorted(root.glob(pattern))]
+    tables = {path.relative_to(root).as_posix(): path for path in found if path.suffix in (".csv", ".json")}
+    inputs = {name: table_digest(path, workspace) for name, path in (tables | find_named(plan)).items()}
+    if plan.name == "splits":
         files = sorted(path for path in (posts / "data").glob("*") if path.is_file())
         inputs["posts"] = digest(digest_content([*files, *(posts / file for file in LISTS.values())], workspace))
     return inputs
@@ -300,7 +314,7 @@ def deciding_values(
         for group in call.values():
             if is_dataclass(group) and not hasattr(group, "engine"):  # how many runs are executed decides nothing
                 found[-1] |= {key: value for key, value in asdict(group).items() if key not in EXECUTION_ONLY}
-    return json.loads(json.dumps(found, default=str))
+    return make_plain(found)
 
 
 def is_known(plan: Plan, entry: Mapping[str, object]) -> bool:
@@ -408,7 +422,7 @@ def do_steps(
     record, states, path = read_record(workspace), {}, workspace.resolve(RECORD)
     for place, plan in enumerate(plans, 1):
         head, entry, folder = f"[{place}/{len(plans)}] {plan.name}", record.get(plan.name, {}), plan.step.folder
-        inputs = step_inputs(plan.name, workspace)
+        inputs = step_inputs(plan)
         if reason := explain_block(plan.name, states, workspace.project_root):
             entry = entry | {"state": "blocked", "reason": reason, "seconds": 0}
         elif is_complete(plan, entry, inputs):

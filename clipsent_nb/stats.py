@@ -143,7 +143,7 @@ def total_variance(
     doubt = sum(mean.between**2 / (mean.seeds - 1) for mean in seeded)
     if len(seeded) == 1 and variance > 0:
         doubt /= max(seeded[0].between / variance, 0.5)
-    doubt += (shifts**4).sum()
+    doubt += min((shifts**4).sum(), (shifts**2).sum() ** 2 / 2)  # as if two groups at least carried it
     return float(variance), float(max(1.0, variance**2 / doubt)) if doubt > 0 else 1.0
 
 # %% ../nbs/03a_stats.ipynb #123184f3

@@ -30,10 +30,12 @@ from clipsent_nb.badcases import (
     take_settings,
 )
 from clipsent_nb.batches import Execution
+from clipsent_nb.cli import parse
 from clipsent_nb.data import find_copies, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, read_table, write_csv
 from clipsent_nb.inputs import refresh_content
+from clipsent_nb.runs import TrainConfig
 from clipsent_nb.train import fit, sample_config, sample_run
 
 CASES = Path("outputs/optimize/bad_cases.csv")
@@ -279,6 +281,11 @@ def test_settings_come_from_the_weights(root):
     config, overruled = take_settings(root / "outputs/optimize/clip", asked)
     assert config.epochs == 1 and config.lr == sample_config(root).lr and config.output_dir == asked.output_dir
     assert overruled == ["--epochs", "--batch-size", "--lr"]
+
+
+def test_a_setting_that_was_typed_is_named_as_unused_even_if_it_is_the_default(root):
+    config = parse("mine", ["--project-root", str(root), "--epochs", str(TrainConfig().epochs)]).keywords["config"]
+    assert take_settings(root / "outputs/optimize/clip", config)[1] == ["--epochs"]
 
 
 def test_mining_given_posts_and_escaping_them(root):

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from clipsent_nb import inputs
 from clipsent_nb.caches import (
     ImagePreprocessor,
     Ragged,
@@ -42,7 +43,14 @@ from clipsent_nb.cleaning import (
     split_hashtags,
 )
 from clipsent_nb.files import ClipsentError, Workspace, digest, locked, log
-from clipsent_nb.inputs import augment_pixels, bucketed_batches, find_files, inputs_from_memory, load_posts
+from clipsent_nb.inputs import (
+    augment_pixels,
+    bucketed_batches,
+    find_files,
+    inputs_from_memory,
+    load_posts,
+    refresh_content,
+)
 
 ALL_RULES = [rule.name for rule in RULES]
 
@@ -386,6 +394,19 @@ def test_a_digest_is_remembered_until_the_file_changes(tmp_path):
     path.write_bytes(content[:-1] + b"!")
     os.utime(path, ns=(10**18, 10**18))
     assert file_digests([path], memory) == [digest(content[:-1] + b"!")]
+
+
+def test_pictures_of_a_table_without_digests_are_looked_at_once(tmp_path, monkeypatch):
+    posts, workspace = make_pairs(tmp_path), Workspace(tmp_path)
+    first = refresh_content(posts, workspace)
+    assert (first.image_hash != "").all()
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "with_content", lambda *_: pytest.fail("looked at again"))
+        pd.testing.assert_frame_equal(refresh_content(posts, workspace), first)
+    picture = tmp_path / posts.image_path[0]
+    picture.write_bytes((tmp_path / posts.image_path[1]).read_bytes())
+    again = refresh_content(posts, workspace)
+    assert again.image_hash[0] == first.image_hash[1] and again.image_digest[0] != first.image_digest[0]
 
 
 @RELAXED

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from clipsent_nb import stage
-from clipsent_nb.cli import load, settable
+from clipsent_nb.cli import load, parse, settable
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table, write_csv, write_json
 from clipsent_nb.runs import TrainConfig
 from clipsent_nb.stage import STEPS, Plan, choose_steps, judge_final, read_scores, read_settings, run_stage
@@ -47,7 +47,7 @@ class Project:
         self.overwritten += [plan.name] * overwrite
         if error := self.failing.get(plan.name):
             raise error
-        seen = digest(f"{stage.step_inputs(plan.name, Workspace(self.root))} {plan.values}".encode())
+        seen = digest(f"{stage.step_inputs(plan)} {plan.values}".encode())
         for path in plan.files:
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,19 @@ def test_a_changed_text_or_picture_repeats_what_reads_it_and_no_more(project, fi
     repeated = set(project.run())
     later = {"predict", "compare", "robustness"}  # start from runs that were made again
     assert expected <= repeated and repeated - later <= expected
+    assert project.run() == []
+
+
+@pytest.mark.parametrize(
+    "changed, weights", [("data/2.jpg", "outputs/other"), ("outputs/asked/metrics.json", "outputs/asked")]
+)
+def test_mining_of_validation_is_repeated_when_a_post_or_the_run_that_it_asks_changed(project, changed, weights):
+    write_json(project.root / "outputs/asked/metrics.json", {"leaked": False})
+    project.settings.write_text(f'[mine]\nsource = "val"\nweights = "{weights}/best.pt"\n')
+    project.run()
+    path = project.root / changed
+    path.write_bytes(path.read_bytes() + b" ")
+    assert "mine" in project.run()
     assert project.run() == []
 
 
@@ -262,6 +275,14 @@ def test_the_limits_for_unreadable_posts_hold_in_every_step(tmp_path):
     path.write_text('[train]\nmax_bad = "5%"\n[errors]\nmax_bad = "7%"\n')
     limits = {name: Plan(name, read_settings(path)).values["max_bad"] for name in STEPS}
     assert limits.pop("errors") == "7%" and set(limits.values()) == {"5%"}
+
+
+def test_a_flag_that_was_typed_wins_over_the_file_even_if_it_is_the_default(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[train]\nmax_bad = "5%"\nstrict = true\n[errors]\nmax_bad = "7%"\n')
+    typed = parse("run", ["--settings", str(path), "--max-bad", "1%", "--no-strict"]).keywords
+    values = Plan("errors", read_settings(path), typed["workspace"]).values
+    assert values["max_bad"] == "1%" and not values["strict"]
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -259,6 +259,30 @@ def test_optimism_of_one_run_is_nothing_and_that_of_equal_runs_their_lead():
     assert 0 < stats.selection_optimism(truth, answers) <= np.ptp(stats.jackknife(truth, answers)[0])
 
 
+def test_equal_settings_are_all_among_those_that_may_be_best():
+    "One by one, the winner of sixteen would beat some other in most grids."
+    random, kept = np.random.default_rng(0), []
+    for _ in range(40):
+        truth, answers, groups, _ = _pretend_runs(random, 400, 2, 1, 0, *[0.62] * 16)
+        ranking = stats.rank_runs(truth, dict(enumerate(answers)), groups, samples=1000)
+        kept.append(ranking.may_be_best.mean())
+    assert np.mean(kept) > 0.93
+
+
+def test_the_best_of_a_grid_less_its_luck_is_what_it_is_worth():
+    random, rest = np.random.default_rng(0), {"reported": [], "cross-fitted, less the luck of the choice": []}
+    for _ in range(25):  # sixteen equal settings of eight equal epochs
+        truth, answers, _, worth = _pretend_runs(random, 450, 1, 128, 0, 0.62)
+        runs = answers[0].reshape(16, 8, -1)
+        honest = [stats.cross_fit_answers(truth, run, halvings=2) for run in runs]
+        scores = [stats.answers_mean(truth, [run]).mean for run in honest]
+        left = max(scores) - stats.selection_optimism(truth, honest)
+        for name, score in zip(rest, (stats.jackknife(truth, runs)[0].max(), left), strict=True):
+            rest[name].append(score - worth[0, 0])
+    reported, honest = (np.mean(values) for values in rest.values())
+    assert reported > 0.03 and abs(honest) < 0.01
+
+
 def test_ten_runs_on_4500_posts_take_little_time():
     import time
 

@@ -1,5 +1,6 @@
 """Situations that people of this trade met in public, and others of the same kinds; `README.md` lists them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -290,11 +291,23 @@ def test_classes_that_no_post_validates_are_said_wherever_the_score_is(root, tmp
     config = sample_config(root, val_csv=tmp_path / "val.csv", epochs=1, output_dir="outputs/optimize/lacking")
     found = fit(config)
     assert "no post validates negative, neutral; macro-F1 is that of the other classes alone" in str(found)
-    assert "nan" not in str(found)
+    assert "F1 negative no posts, neutral no posts, positive 0." in str(found) and "nan" not in str(found)
     values = {"project_root": str(root), "train_csv": str(config.train_csv), "val_csv": str(config.val_csv)}
     values |= {"epochs": 1, "output_dir": str(config.output_dir)}
     page = execute("run", tmp_path / "report", values).read_text(encoding="utf-8")
     assert "No post validates negative, neutral" in page and "F1 nan" not in page
+
+
+def test_every_json_file_of_a_run_is_strict_json_whatever_is_missing_or_infinite(root, tmp_path):
+    val = table_of(root, "val")
+    val[val.label == "positive"].to_csv(tmp_path / "val.csv", index=False)
+    settings = {"epochs": 1, "max_grad_norm": float("inf"), "output_dir": "outputs/optimize/strict"}
+    config = sample_config(root, val_csv=tmp_path / "val.csv", **settings)
+    run = fit(config)
+    for name in ("metrics.json", "config.json"):
+        values = json.loads((run.folder / name).read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert run.metrics["best_val_f1_neutral"] is None
+    assert values["max_grad_norm"] == "Infinity" and fit(config).found
 
 
 # -- relative paths mean the same everywhere
