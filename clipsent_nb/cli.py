@@ -230,6 +230,10 @@ def parse(
     parameters = inspect.signature(function).parameters.items()
     needed = [key for key, parameter in parameters if parameter.default is inspect.Parameter.empty]
     values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
+    if preset := values.pop("preset", None):
+        from clipsent_nb.runs import preset_settings
+
+        values = preset_settings(preset, values)
     return partial(function, **bind_values(function, values))
 
 # %% ../nbs/cli.ipynb #c4dff76d
