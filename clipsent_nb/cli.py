@@ -240,6 +240,10 @@ def parse(
     needed = [key for key, parameter in parameters if parameter.default is inspect.Parameter.empty]
     values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
     refuse_conflicts(name, values)
+    if preset := values.pop("preset", None):
+        from clipsent_nb.runs import preset_settings
+
+        values = preset_settings(preset, values)
     return partial(function, **bind_values(function, values))
 
 # %% ../nbs/cli.ipynb #c4dff76d

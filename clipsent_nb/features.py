@@ -36,6 +36,7 @@ from clipsent_nb.files import (
     format_message,
     log,
     progress_bar,
+    read_json,
 )
 from .hub import fetch_encoder
 from .inputs import PairInputs, bucketed_batches, image_batch, text_batch, to_device
@@ -54,6 +55,7 @@ from clipsent_nb.model import (
     set_trainable,
     tower_of,
 )
+from .objective import adjust_probabilities
 from .runs import TrainConfig, resolved_model
 
 # %% ../nbs/04b_features.ipynb #58a80fde
@@ -497,6 +499,7 @@ class TrainedModel:
     config: Mapping[str, object]  # settings of the run
     device: torch.device
     dtype: torch.dtype  # what it computes in
+    adjustment: Mapping[str, object] | None = None  # tau and shares for `adjust_probabilities`, if the run asked for it
 
     @classmethod
     @checked
@@ -536,7 +539,9 @@ class TrainedModel:
             dtype = compute_dtype(str(config["precision"]), device)
         except ClipsentError:
             dtype = torch.float32
-        return cls(model.to(device).eval(), *processors, config, device, dtype)
+        metrics = weights.parent / "metrics.json"
+        fitted = read_json(metrics) if config.get("logit_adjustment") and metrics.is_file() else {}
+        return cls(model.to(device).eval(), *processors, config, device, dtype, fitted.get("logit_adjustment"))
 
     @property
     def processors(self) -> tuple:
@@ -544,5 +549,6 @@ class TrainedModel:
         return self.tokenizer, self.image_processor
 
     def probabilities(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> np.ndarray:
-        "Class probabilities [N, C] of prepared posts."
-        return head_probabilities(self.model, encode(self.model, inputs, self.device, self.dtype, batch_size))
+        "Class probabilities [N, C] of prepared posts, adjusted if the run asked for it."
+        found = head_probabilities(self.model, encode(self.model, inputs, self.device, self.dtype, batch_size))
+        return adjust_probabilities(found, **self.adjustment) if self.adjustment else found

@@ -46,7 +46,7 @@ from clipsent_nb.files import (
     write_json,
 )
 from .report import execute, kept_kernels
-from .runs import EXECUTION_ONLY, NotNegative, Positive, TrainConfig, identity
+from .runs import EXECUTION_ONLY, NotNegative, Positive, TrainConfig, identity, preset_settings
 
 # %% ../nbs/05_grid.ipynb #191e8868
 from .features import process_state
@@ -57,12 +57,17 @@ from .train import fit
 def optimize(
     config: TrainConfig = TrainConfig(),
     report: bool = True,  # Whether to write a report
+    preset: str | None = None,  # Settings that go together: spec, quick, balanced or best; what else is set wins
 ) -> str:
     """Train a classifier, or continue an interrupted run, and write its report; a finished run is not repeated.
 
     Returns what was reached, as text. Raises ClipsentError for unusable settings or input, or a folder that is in use or
     holds another run.
     """
+    if preset is not None:
+        own = {one.name: getattr(config, one.name) for one in fields(config)}
+        own = {name: value for name, value in own.items() if value != getattr(TrainConfig(), name)}
+        config = TrainConfig(**preset_settings(preset, own))
     run = fit(config)
     if not process_state().is_main_process:
         return ""

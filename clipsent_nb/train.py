@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ from clipsent_nb.model import (
     tower_of,
     trainable_names,
 )
-from .objective import make_loss, score
+from .objective import TAUS, adjust_probabilities, fit_adjustment, make_loss, score
 from clipsent_nb.runs import (
     Run,
     RunFolder,
@@ -143,8 +143,9 @@ def parameter_groups(model: DualEncoderClassifier, config: TrainConfig) -> list[
         if name in moving:
             rate = config.lr * config.layer_decay ** depths[name]
             kinds.setdefault(("encoder", -rate, parameter.ndim < 2), []).append(parameter)
+    head_rate = config.lr if config.head_first else config.head_lr or config.lr
     for parameter in model.head.parameters():
-        kinds.setdefault(("head", -(config.head_lr or config.lr), parameter.ndim < 2), []).append(parameter)
+        kinds.setdefault(("head", -head_rate, parameter.ndim < 2), []).append(parameter)
     return [
         {
             "params": kinds[kind],
@@ -161,14 +162,15 @@ def make_schedule(
     config: TrainConfig,
     steps_per_epoch: int,
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    "The factor on each group's learning rate, counted from the step in which the group begins to learn."
-    total = steps_per_epoch * config.epochs
+    "The factor on each group's learning rate, from the step in which it begins to learn; a head's own epoch has none."
+    apart = int(config.head_first)
+    total = steps_per_epoch * (config.epochs - apart)
 
     def factor(step: int, start: int) -> float:
         left = max(1, total - start)
         return learning_rate_factor(max(0, step - start), left, config.warmup_ratio, config.use_cosine)
 
-    starts = {"encoder": steps_per_epoch * config.freeze_epochs, "head": 0}
+    starts = {"encoder": steps_per_epoch * (config.frozen_epochs - apart), "head": 0}
     factors = [partial(factor, start=starts[group["part"]]) for group in optimizer.param_groups]
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda step, f=f: f(step) for f in factors])
 
@@ -270,6 +272,7 @@ class State:
     best_epoch: int = -1  # with the highest validation macro-F1
     best_head: dict[str, Tensor] | None = None  # its weights, if the encoder is still as it was loaded
     average: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if wanted
+    first: dict[str, Tensor] = field(default_factory=dict)  # the trained weights before the tuning, if interpolated
 
     @property
     def is_best(self) -> bool:
@@ -318,12 +321,12 @@ def prepare_encoder(encoder: nn.Module, config: TrainConfig) -> None:
             raise ClipsentError("--gradient-checkpointing", f"not with this encoder ({error})", todo=todo) from error
 
 # %% ../nbs/04_train.ipynb #07f4aa01
-COUNTERS = "epoch step loss_sum posts total_posts seconds history best_epoch best_head average".split()
+COUNTERS = "epoch step loss_sum posts total_posts seconds history best_epoch best_head average first".split()
 
 
 def is_saved(name: str, state: State, config: TrainConfig) -> bool:
     "Whether a weight belongs into last.pt: an encoder or a tower that was not trained is in its own folder."
-    begins = state.epoch <= config.freeze_epochs and state.step == 0
+    begins = state.epoch <= config.frozen_epochs and state.step == 0
     as_loaded = (
         begins or config.is_frozen(state.epoch) or config.blocks.get(tower_of(name.removeprefix("encoder."))) == 0
     )
@@ -341,7 +344,7 @@ def pack_state(state: State, config: TrainConfig) -> dict[str, object]:
 def unpack_state(state: State, saved: Mapping[str, object], config: TrainConfig, path: Path) -> None:
     "Continue where `pack_state` was called."
     for name in COUNTERS:
-        setattr(state, name, saved.get(name, getattr(state, name)))  # older versions had no average
+        setattr(state, name, saved.get(name, getattr(state, name)))  # older versions have fewer
     own = {name: value for name, value in state.model.state_dict().items() if not is_saved(name, state, config)}
     load_exact(state.model, own | saved["model"], path)
     for name in ("optimizer", "schedule", "scaler"):
@@ -486,6 +489,66 @@ def write_best_head(folder: RunFolder, state: State, config: TrainConfig) -> Non
         state.model.head.load_state_dict(trained)
     state.best_head = None
 
+# %% ../nbs/04_train.ipynb #dd787804
+HEAD_PASSES = 50  # over the posts, at most
+HEAD_PATIENCE = 5  # passes without a lower validation loss, after which the head has stopped gaining
+
+
+def train_head(
+    state: State,
+    features: Features,  # With a frozen encoder
+    criterion: Callable[[Tensor, Tensor], Tensor],  # From `make_loss`
+    targets: Tensor,  # Class ids of the training posts, int64 [N]
+) -> None:
+    "Train the head alone until it stops gaining, with an optimizer of its own, and leave it as it was at its best."
+    config, head = features.config, state.model.head
+    groups = parameter_groups(state.model, replace(config, head_first=False, weight_interpolation=1.0))
+    optimizer = torch.optim.AdamW([group for group in groups if group["part"] == "head"], fused=True)
+    labels, losses, best = torch.from_numpy(features.inputs["val"].labels).to(features.device), [], None
+    for number in range(HEAD_PASSES):
+        head.train()
+        state.loss_sum, state.posts = 0.0, 0
+        batches = bucketed_batches(features.inputs["train"].lengths, config.batch_size, config.seed, number)
+        for step, rows in enumerate(batches):
+            logits = head(*features.train(rows, step_seed(config.seed, number, step)))
+            loss = criterion(logits, targets[torch.from_numpy(rows)])
+            refuse_non_finite(loss.item(), state, features, rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(head.parameters(), config.max_grad_norm)
+            optimizer.step()
+            state.count(loss.item(), len(rows))
+        probabilities = torch.from_numpy(head_probabilities(state.model, features.val())).to(features.device)
+        losses.append(criterion(probabilities.clamp_min(1e-12).log(), labels).item())
+        if losses[-1] == min(losses):
+            best = {name: value.clone() for name, value in head.state_dict().items()}
+        elif len(losses) - 1 - losses.index(min(losses)) >= HEAD_PATIENCE:
+            break
+    head.load_state_dict(best)
+    log.info("the head alone: %d passes, the best was the %d.", len(losses), losses.index(min(losses)) + 1)
+
+# %% ../nbs/04_train.ipynb #9be5be98
+def mix_weights(
+    first: Mapping[str, Tensor],  # At one end, by name
+    last: Mapping[str, Tensor],  # At the other end; has at least the same names
+    share: float,  # Of the other end, 0 to 1
+) -> dict[str, Tensor]:
+    "The weights between two models, as far along as `share` says."
+    return {name: torch.lerp(value, last[name].to(value), share) for name, value in first.items()}
+
+
+def keep_first(state: State, config: TrainConfig) -> None:
+    "Copy the weights that are about to be tuned, if they are to be interpolated with."
+    if config.weight_interpolation < 1 and not state.first and not config.is_frozen(state.epoch):
+        trained = (pair for pair in state.model.named_parameters() if pair[1].requires_grad)
+        state.first = {name: parameter.detach().clone() for name, parameter in trained}
+
+
+def scored_weights(state: State, config: TrainConfig) -> dict[str, Tensor]:
+    "What is scored and saved in place of the weights: their moving average, interpolated with those before the tuning."
+    last = {name: parameter.detach() for name, parameter in state.model.named_parameters()} | state.average
+    return state.average | mix_weights(state.first, last, config.weight_interpolation)
+
 # %% ../nbs/04_train.ipynb #4fa4c3ac
 def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool) -> tuple[State, Features]:
     """Begin a run in its folder, or restore an interrupted one; `anew` clears the folder.
@@ -535,6 +598,7 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
         "val_posts": len(val),
         "leaked": bool(inputs.leaked),
         **unseen_scores(val, probabilities, inputs.leaked),
+        **(adjustment(val, probabilities, inputs.train.labels) if config.logit_adjustment else {}),
         "train_time_sec": round(state.seconds, 3),
         "pairs_per_sec": round(state.total_posts / state.seconds, 2),
         **parameter_counts(state.model),
@@ -557,6 +621,18 @@ def best_epoch_scores(val: PairInputs, probabilities: Sequence[np.ndarray]) -> d
         honest = cross_fit_epoch(val.labels, np.stack(probabilities), groups=val.groups)
         found["cross_fitted_val_f1_macro"] = honest["honest"]
         found["cross_fitted_val_f1_macro_interval"] = [honest["low"], honest["high"]]
+    return found
+
+
+def adjustment(val: PairInputs, probabilities: np.ndarray, train_labels: np.ndarray) -> dict[str, object]:
+    "How far rare classes are raised in predictions, and the macro-F1 of this on posts that did not fit it."
+    shares = np.bincount(train_labels, minlength=len(LABELS)) / len(train_labels)
+    found = {"logit_adjustment": {"tau": fit_adjustment(val.labels, probabilities, shares), "shares": shares.tolist()}}
+    if len(set(val.groups)) > 1:
+        candidates = np.stack([adjust_probabilities(probabilities, shares, tau) for tau in TAUS])
+        honest = cross_fit_epoch(val.labels, candidates, groups=val.groups)
+        found["adjusted_val_f1_macro"] = honest["honest"]
+        found["adjusted_val_f1_macro_interval"] = [honest["low"], honest["high"]]
     return found
 
 
@@ -605,6 +681,10 @@ def fit(
                 features.freeze(frozen)
                 reserve_moments(state.optimizer)
                 order = bucketed_batches(inputs.train.lengths, config.batch_size, config.seed, state.epoch)
+                if config.head_first and state.epoch == 0:
+                    train_head(state, features, criterion, targets)
+                    order = []
+                keep_first(state, config)
                 for rows in order[state.step :]:
                     loss = compute_gradient(state, features, criterion, rows, targets[torch.from_numpy(rows)])
                     if processes.num_processes > 1:
@@ -618,7 +698,7 @@ def fit(
                         state.seconds, started = state.seconds + time.monotonic() - started, time.monotonic()
                         save_state(folder, pack_state(state, config))
                         saved = time.monotonic()
-                with replace_weights(state.model, state.average):
+                with replace_weights(state.model, scored_weights(state, config)):
                     finish_epoch(state, inputs.val.labels, head_probabilities(state.model, features.val()), frozen)
                     if state.is_best:
                         keep_best(folder, state, config, frozen)
@@ -642,7 +722,8 @@ def make_class_loss(config: TrainConfig, labels: np.ndarray) -> Callable[[Tensor
 
 def training_bar(config: TrainConfig, state: State, posts: int):
     "A bar over all epochs."
-    return progress_bar(total=posts * config.epochs, initial=state.total_posts, unit="pair", description="training")
+    done = posts * state.epoch + state.posts
+    return progress_bar(total=posts * config.epochs, initial=done, unit="pair", description="training")
 
 
 def describe_epoch(state: State, config: TrainConfig) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipsent_nb import features
+from clipsent_nb import features, train
+from clipsent_nb.cli import parse
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError, Workspace, write_csv
 from clipsent_nb.model import load_encoder, read_weights, tower_of
-from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.objective import adjust_probabilities
+from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.train import State, fit, load_inputs
 
@@ -56,6 +58,7 @@ LEVERS = {
     "regularisation": {"modality_dropout": 0.3, "label_smoothing": 0.1, "class_weights": "sqrt", "layer_decay": 0.5},
     "average": {"ema_decay": 0.7, "freeze_epochs": 1},
     "checkpoints": {"gradient_checkpointing": True, "trainable_blocks": 1},
+    "head first": {"head_first": True, "head_lr": 1e-2, "weight_interpolation": 0.5, "ema_decay": 0.7},
     "pooling": {"text_pooling": "mean", "image_pooling": "mean", "freeze_epochs": 1},
 }
 
@@ -133,6 +136,24 @@ def test_a_model_without_pictures_answers_with_zeros_in_their_place(config):
     )
 
 
+def test_tuning_begins_where_the_head_stopped_gaining_and_scores_what_lies_between(config, monkeypatch):
+    config = replace(config, epochs=2, head_first=True, head_lr=1e-2, weight_interpolation=0.25)
+    steps, scored, finish_epoch = [], [], train.finish_epoch
+
+    def copy(state: State) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in state.model.state_dict().items()}
+
+    def finish(state: State, *arguments: object, **options: object) -> None:
+        scored.append(copy(state))
+        finish_epoch(state, *arguments, **options)
+
+    monkeypatch.setattr(train, "finish_epoch", finish)
+    run = fit(config, lambda state: steps.append(copy(state)))
+    assert run.history.frozen.tolist() == [1, 0] and len(steps) == 3
+    for name in ("head.classifier.0.weight", "encoder.text_projection.weight"):
+        torch.testing.assert_close(scored[1][name], 0.75 * scored[0][name] + 0.25 * steps[-1][name])
+
+
 @pytest.mark.parametrize("wrong", ["top", 0, -1, 2.5, True])
 def test_what_is_trained_of_a_tower_is_a_word_or_a_number_of_blocks(wrong):
     with pytest.raises(ClipsentError, match="--text-tower .*must be frozen, all, or a number of top blocks"):
@@ -149,3 +170,32 @@ def test_a_folder_of_an_older_version_is_the_same_run(config):
     assert fit(replace(config, epochs=1)).found
     with pytest.raises(ClipsentError, match="text_tower None there, frozen here"):
         fit(replace(config, epochs=1, text_tower="frozen"))
+
+
+def test_a_flag_beside_a_preset_wins_even_with_the_value_of_the_default(root):
+    words = f"--project-root {root} --preset balanced --lr 8e-6 --epochs 12 --no-use-cosine"
+    config = parse("optimize", words.split()).keywords["config"]
+    assert (config.lr, config.epochs, config.use_cosine) == (8e-6, 12, False)
+    assert (config.image_tower, config.layer_decay) == ("frozen", 0.85)
+
+
+def test_a_preset_is_logged_as_the_flags_that_make_the_same_run(root, caplog):
+    caplog.set_level("INFO")
+    for name in PRESETS:
+        caplog.clear()
+        wanted = parse("optimize", ["--preset", name]).keywords["config"]
+        flags = caplog.messages[0].removeprefix(f"--preset {name}: ").replace("the defaults", "")
+        assert parse("optimize", flags.split()).keywords["config"] == wanted
+    with pytest.raises(ClipsentError, match="--preset fast: unknown; choose one of spec, quick, balanced, best"):
+        parse("optimize", ["--preset", "fast"])
+
+
+def test_predictions_are_adjusted_if_and_only_if_the_run_asked_for_it(config, tmp_path):
+    config = replace(config, epochs=1)
+    plain, asked = fit(config), fit(replace(config, logit_adjustment=True, output_dir=tmp_path / "asked"))
+    assert "logit_adjustment" not in plain.metrics and TrainedModel.load(plain.folder).adjustment is None
+    inputs, loaded = load_inputs(config), TrainedModel.load(asked.folder)
+    assert loaded.adjustment == asked.metrics["logit_adjustment"]
+    loaded.adjustment = {**loaded.adjustment, "tau": 1.0}
+    expected = adjust_probabilities(asked.probabilities, loaded.adjustment["shares"], 1.0)
+    assert abs(loaded.probabilities(inputs.val) - expected).max() < 1e-5
