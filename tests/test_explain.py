@@ -1,0 +1,74 @@
+"""An explanation is of the model that answers, and leaves it as it was."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsent_nb import explain as module
+from clipsent_nb.explain import Explanation, deletion_curves, deletion_gap, draw_explanation, explain
+from clipsent_nb.features import TrainedModel
+from clipsent_nb.model import DualEncoderClassifier, load_encoder, load_processors
+from clipsent_nb.sample import tiny_clip
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("explain") / "tiny_clip")
+
+
+def untrained(encoder, **options) -> TrainedModel:
+    torch.manual_seed(0)
+    model = DualEncoderClassifier(load_encoder(encoder), **options).eval()
+    return TrainedModel(model, *load_processors(encoder), {}, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def classifier(encoder) -> TrainedModel:
+    return untrained(encoder)
+
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+
+
+def weights_of(classifier: TrainedModel) -> list[torch.Tensor]:
+    return [value.clone() for value in classifier.model.state_dict().values()]
+
+
+def test_the_model_is_left_as_it_was(classifier):
+    encoder, before = classifier.model.encoder, weights_of(classifier)
+    way = encoder.config._attn_implementation
+    explain(classifier, "a good day", PICTURE)
+    with pytest.raises(ZeroDivisionError), module.record_attention(encoder):
+        raise ZeroDivisionError
+    assert encoder.config._attn_implementation == way
+    assert not any(part._forward_hooks for part in encoder.modules())
+    assert all(map(torch.equal, before, weights_of(classifier)))
+
+
+def test_a_tower_without_a_stack_of_attention_is_explained_by_occlusion(classifier, monkeypatch):
+    monkeypatch.setattr(module, "block_stack", lambda *_: None)
+    found = explain(classifier, "a good day", PICTURE)
+    assert found.method == "occlusion" and found.heat.shape == (7, 7) and np.ptp(found.heat) > 0
+
+
+@pytest.mark.parametrize("ablated", ["ablate_text", "ablate_image"])
+def test_what_the_model_does_not_read_has_no_weight(encoder, ablated):
+    found = explain(untrained(encoder, **{ablated: True}), "a good day", PICTURE)
+    assert (found.words.weight.abs().max() == 0) == (ablated == "ablate_text")
+    assert (found.method == "none") == (ablated == "ablate_image")
+
+
+def test_a_post_without_words_is_explained_and_drawn(classifier):
+    found = explain(classifier, "", PICTURE, "neutral")
+    assert isinstance(found, Explanation) and found.words.empty and found.label == "neutral"
+    assert len(draw_explanation(found).axes) == 3
+
+
+def test_deleting_nothing_is_no_gap(classifier):
+    curves = deletion_curves(classifier, ["", ""], [PICTURE] * 2)
+    gaps = deletion_gap(curves).set_index("part")
+    assert gaps.gap["words"] == 0 and gaps.groups.tolist() == [2, 2]
+    assert deletion_gap(curves, ["a", "a"]).groups.tolist() == [1, 1]
