@@ -469,7 +469,8 @@ def checked(
 
     @wraps(function)
     def call(*values, **named):
-        return function(**vars(arguments_of(function)(*values, **named)))
+        bound = arguments_of(function)(*values, **named)
+        return function(**{name: getattr(bound, name) for name in bound.__dataclass_fields__})
 
     return call
 

@@ -28,7 +28,8 @@ def parameters() -> str:
     "The source of the cell: a line per field, with a default that suits the sample, under the headings of the class."
     defaults = config_values(sample_config(Path("outputs/sample")))
     hints, lines = typing.get_type_hints(TrainConfig), ["# Project"]
-    for line in "\n".join(inspect.getsource(cls) for cls in (Workspace, TrainConfig)).splitlines():
+    source = "\n".join(inspect.getsource(cls) for cls in (Workspace, TrainConfig))
+    for line in re.sub(r"\(\n +(.*)\n +\)", r"\1", source).splitlines():  # a long field on a line of its own
         if heading := re.fullmatch(r"    (# .*)", line):
             lines.append(heading[1])
         elif (field := re.match(r"    (\w+): .*  # (.*)", line)) and (name := field[1]) in defaults:
