@@ -834,6 +834,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.stage.Plan.calls': ('stage.html#plan.calls', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.Plan.files': ('stage.html#plan.files', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.Plan.folders': ('stage.html#plan.folders', 'clipsent_nb/stage.py'),
+                                   'clipsent_nb.stage.Plan.seeds': ('stage.html#plan.seeds', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.Plan.step': ('stage.html#plan.step', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.Plan.values': ('stage.html#plan.values', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.Step': ('stage.html#step', 'clipsent_nb/stage.py'),

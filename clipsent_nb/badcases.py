@@ -19,7 +19,9 @@ import pandas as pd
 
 from .data import LABELS, SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from clipsent_nb.files import (
+    AtLeastOne,
     ClipsentError,
+    Seed,
     Workspace,
     atomic_write,
     checked,
@@ -29,6 +31,7 @@ from clipsent_nb.files import (
     log,
     write_csv,
 )
+from .runs import Share
 
 # %% ../nbs/09_badcases.ipynb #46bac059
 from .features import TrainedModel
@@ -334,16 +337,14 @@ TEXT_COPIES = Path("outputs/optimize/badcase_text_aug.csv")
 def augment_text(
     badcase_csv: Path = BAD_CASES,  # From `clipsent mine`; relative to the project root
     output_csv: Path = TEXT_COPIES,  # The file to write; relative to the project root
-    num_aug: int = 2,  # Copies of each post, at most
-    seed: int = 42,  # Decides which rewrites are used
+    num_aug: AtLeastOne = 2,  # Copies of each post, at most
+    seed: Seed = 42,  # Decides which rewrites are used
     workspace: Workspace = Workspace(),
 ) -> Path:
     """Rewrite the texts of bad cases without changing their labels; copies that change nothing are not written.
 
     Raises ClipsentError if the table is unusable or a text cannot be read.
     """
-    if num_aug < 1:
-        raise ClipsentError(f"--num-aug {num_aug}", "must be at least 1")
     cases, output, rows = find_cases(badcase_csv, workspace), workspace.resolve(output_csv), []
     for case in cases.itertuples():
         text, _ = read_text(case.text_file, case.encoding)
@@ -420,16 +421,14 @@ IMAGE_COPIES = Path("outputs/optimize/badcase_aug/badcase_augmented.csv")
 def augment_images(
     badcase_csv: Path = BAD_CASES,  # From `clipsent mine`; relative to the project root
     output_dir: Path = IMAGE_COPIES.parent,  # Receives pictures and table; relative to the project root
-    num_aug: int = 1,  # Copies of each picture
-    seed: int = 42,  # Decides what is altered
+    num_aug: AtLeastOne = 1,  # Copies of each picture
+    seed: Seed = 42,  # Decides what is altered
     workspace: Workspace = Workspace(),
 ) -> Path:
     """Write altered copies of the pictures of bad cases, and badcase_augmented.csv; copies that exist are kept.
 
     Raises ClipsentError if the table is unusable or a picture is missing or broken.
     """
-    if num_aug < 1:
-        raise ClipsentError(f"--num-aug {num_aug}", "must be at least 1")
     cases, folder = find_cases(badcase_csv, workspace), workspace.resolve(output_dir)
     jobs = [(case, number) for case in cases.itertuples() for number in range(1, num_aug + 1)]
 
@@ -685,7 +684,7 @@ def mine(
     folds: int = 5,  # Parts that train is cut into
     weights: Path | None = None,  # A run; out-of-fold its settings train the folds, else it predicts
     csv: Path | None = None,  # Look at these posts instead, on which the weights were not trained
-    min_confidence: float = 0.5,  # Right predictions with less confidence are bad cases too
+    min_confidence: Share = 0.5,  # Right predictions with less confidence are bad cases too
     output_csv: Path = BAD_CASES,  # The file to write; relative to the project root, like the two above
     execution: Execution = Execution(keep_best=0),
     report: bool = True,  # Whether to write a report
@@ -694,8 +693,6 @@ def mine(
 
     Raises ClipsentError for unusable settings or input, or if a fold cannot be trained.
     """
-    if not 0 <= min_confidence <= 1:
-        raise ClipsentError(f"--min-confidence {min_confidence}", "must be between 0 and 1")
     kind, file = ("csv", csv) if csv else (source, config.val_csv if source == "val" else config.train_csv)
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")

@@ -29,6 +29,7 @@ from PIL import Image
 from .decoding import LEGACY, LONGEST_TEXT, decode_text, guess_encodings, looks_wrong, open_image, read_raw
 from clipsent_nb.files import (
     ClipsentError,
+    Seed,
     Workspace,
     checked,
     digest,
@@ -646,19 +647,26 @@ def _report_lines(report: SplitReport) -> list[str]:
     return lines
 
 # %% ../nbs/00_data.ipynb #7463e283
+from typing import Annotated
+
+from pydantic import Field
+
+
 @checked
 def make_splits(
     workspace: Workspace = Workspace(),  # Its data root holds data/, train.txt and test_without_label.txt
-    val_ratio: float = 0.1,  # Share of the labelled posts to validate on
-    seed: int = 42,  # Decides which posts validate
-    folds: int = 0,  # Also cut train into this many folds, each once the validation part; 0: none
+    val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1,  # Share of the labelled posts to validate on
+    seed: Seed = 42,  # Decides which posts validate
+    folds: Annotated[
+        int, Field(ge=0)
+    ] = 0,  # Also cut train into this many folds, each once the validation part; 0: none
     encoding: str = "auto",  # Of texts that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, audit.csv and duplicates.csv; copies never straddle train and val.
 
     Raises ClipsentError if the raw data cannot be found, too much of it cannot be used, or a setting is out of range.
     """
-    _check_settings(val_ratio, seed, folds, encoding)
+    _check_settings(folds, encoding)
     posts, problems = read_posts(workspace, encoding)
     workspace.audit_csv.unlink(missing_ok=True)  # of another call
     total = len({*posts_left_out(problems), *posts.guid})
@@ -672,12 +680,8 @@ def make_splits(
     return report
 
 # %% ../nbs/00_data.ipynb #6747c8a2
-def _check_settings(val_ratio: float, seed: int, folds: int, encoding: str) -> None:
-    if not 0 < val_ratio < 1:
-        raise ClipsentError(f"--val-ratio {val_ratio}", "must lie between 0 and 1", todo="0.1 is usual")
-    if seed < 0:
-        raise ClipsentError(f"--seed {seed}", "must be 0 or more")
-    if folds < 0 or folds == 1:
+def _check_settings(folds: int, encoding: str) -> None:
+    if folds == 1:
         raise ClipsentError(f"--folds {folds}", "must be 0 or at least 2")
     try:
         codecs.lookup("utf-8" if encoding == "auto" else encoding)

@@ -20,7 +20,7 @@ from .runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from .files import checked, first_few
+from .files import AtLeastOne, checked, first_few
 
 # %% ../nbs/10_errors.ipynb #60490224
 def add_predictions(
@@ -608,7 +608,7 @@ def errors(
     badcase_csv: Path | None = None,  # Or bad cases; default: outputs/optimize/bad_cases.csv
     split_csv: Path | None = None,  # The posts that were predicted; default: as the run or the guids say
     output_dir: Path = Path("outputs/optimize"),  # Receives tables, charts and the report; relative to the project root
-    min_count: int = 20,  # Posts that a bucket or slice needs before something is concluded from it
+    min_count: AtLeastOne = 20,  # Posts that a bucket or slice needs before something is concluded from it
     workspace: Workspace = Workspace(),
     report: bool = True,  # Whether to write one
 ) -> ErrorReport:
@@ -616,8 +616,6 @@ def errors(
 
     Raises ClipsentError for unusable settings or input; nothing is written then.
     """
-    if min_count < 1:
-        raise ClipsentError(f"--min-count {min_count}", "must be at least 1")
     if run and badcase_csv:
         raise ClipsentError("--run and --badcase-csv", "give one of them")
     finished, folder = Run.load(workspace.resolve(run)) if run else None, workspace.resolve(output_dir)

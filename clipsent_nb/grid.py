@@ -32,6 +32,7 @@ from clipsent_nb.batches import (
     with_folders,
 )
 from clipsent_nb.files import (
+    AtLeastOne,
     ClipsentError,
     Listing,
     checked,
@@ -398,7 +399,7 @@ def grid(
     dropouts: Listing | None = None,  # Values for --dropout; default: 0.1,0.2
     axes: tuple[str, ...] = (),  # Further axes, such as head_variant=ln,mlp seed=1,2
     search: Literal["optuna"] | None = None,  # Choose the next values by the earlier results; then 1e-6:1e-4 is a range
-    trials: int = 20,  # Runs of a search in all
+    trials: AtLeastOne = 20,  # Runs of a search in all
     execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
 ) -> Comparison | str:

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from .files import ClipsentError, settings
-from .runs import Count, Run, TrainConfig
+from .runs import Run, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from .files import Listing, checked, first_few
+from .files import Listing, Seed, checked, first_few
 
 # %% ../nbs/06_heads.ipynb #529d7c1f
 def variant_configs(
@@ -43,7 +43,7 @@ def variant_configs(
 class VariantConfig(TrainConfig):
     "Settings that all variants share."
 
-    seed: Count | None = None  # One seed instead of --seeds
+    seed: Seed | None = None  # One seed instead of --seeds
 
 
 def read_seeds(

@@ -23,7 +23,7 @@ from clipsent_nb.runs import prediction_table
 
 UNFIT = (str, bytes, Path, Image.Image, Mapping, Set, pd.DataFrame)  # which Python would take apart in some order
 BLOCK = 256  # posts that are in memory at a time
-from clipsent_nb.files import ModelName, checked
+from clipsent_nb.files import AtLeastOne, ModelName, checked
 
 # %% ../nbs/11_predict.ipynb #4cedd2cd
 class Classifier(TrainedModel):
@@ -117,14 +117,12 @@ def predict_file(
     output: Path = Path("outputs/test_with_label_clip_aug.txt"),  # The file to write; relative to the project root
     test_file: Path = Path("test_without_label.txt"),  # The posts to label; relative to the data root
     model_name: ModelName | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
-    batch_size: int = 32,  # Posts that the model looks at together
+    batch_size: AtLeastOne = 32,  # Posts that the model looks at together
 ) -> Path:
     """Label every post of the test file and write the result: rows in the input's order, none missing.
 
     Raises ClipsentError, and writes nothing, if the weights do not load or a post cannot be read.
     """
-    if batch_size < 1:
-        raise ClipsentError(f"--batch-size {batch_size}", "must be at least 1")
     check_output(output, [workspace.posts_root / test_file, workspace.resolve(weights)], workspace)
     classifier = Classifier.load(weights, workspace, model_name)
     posts = read_test_posts(workspace, test_file)

@@ -20,7 +20,7 @@ from .files import ClipsentError, Workspace, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from .files import Listing, ModelName, checked, first_few
+from .files import AtLeastOne, Listing, ModelName, Seed, checked, first_few
 
 # %% ../nbs/08_robustness.ipynb #5a5bfd99
 def list_conditions(
@@ -47,19 +47,14 @@ def list_conditions(
     return [("clean", 0), *pairs, ("noise", 1), ("blur", 1)]
 
 # %% ../nbs/08_robustness.ipynb #d1b1d622
-from typing import Annotated
-
-from pydantic import Field
-
-
 @settings
 class CorruptionSettings:
     "Which corruptions are measured, and how."
 
     corruptions: Listing = "all"  # Names, or image, text or pairing for all of a kind, separated by commas
     severities: Listing = "1,2,3,4,5"  # From 1 (mild) to 5 (strong), separated by commas
-    seed: Annotated[int, Field(ge=0)] = 42  # Decides the random numbers of the corruptions
-    batch_size: Annotated[int, Field(ge=1)] = 32  # Posts at a time
+    seed: Seed = 42  # Decides the random numbers of the corruptions
+    batch_size: AtLeastOne = 32  # Posts at a time
 
     def __post_init__(self) -> None:
         list_conditions(self.corruptions, self.severities)

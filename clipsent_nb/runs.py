@@ -31,6 +31,7 @@ from .data import LABELS, read_split
 from clipsent_nb.files import (
     ClipsentError,
     ModelName,
+    Seed,
     Workspace,
     atomic_write,
     first_few,
@@ -132,7 +133,7 @@ class TrainConfig(Workspace):
     fold_whitespace: bool = True  # Runs of blanks and invisible characters become one blank
     image_aug: bool = False  # Flip, crop and recolour training pictures at random
     # Machine
-    seed: Count = 42  # Decides initial weights, order of posts, dropout and augmentation
+    seed: Seed = 42  # Decides initial weights, order of posts, dropout and augmentation
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast, fp16 on older GPUs
     micro_batch_size: Count = (
         0  # Compute a batch in parts of so many posts; 0: whole. Only dropout of the encoder differs

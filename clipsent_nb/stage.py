@@ -179,8 +179,24 @@ class Plan:
     @property
     def folders(self) -> list[str]:
         "Where its runs go: the first into its folder, those with further seeds beside it."
-        folder, seeds = self.step.folder, self.values.get("seeds") if self.step.command == "optimize" else None
-        return [f"{folder}_seed{seed}" if place else folder for place, seed in enumerate(seeds or [None])]
+        folder = self.step.folder
+        return [f"{folder}_seed{seed}" if place else folder for place, seed in enumerate(self.seeds)]
+
+    @property
+    def seeds(self) -> list[str | None]:
+        """What a training is repeated with, each once; None: the seed of its settings.
+
+        Raises ClipsentError for what is no list of seeds.
+        """
+        if self.step.command != "optimize" or "seeds" not in self.values:
+            return [None]
+        given = self.values["seeds"]
+        seeds = given if isinstance(given, list) else str(given).split(",")
+        seeds = list(dict.fromkeys(str(seed).strip() for seed in seeds))
+        if not seeds or not all(seed.isdecimal() for seed in seeds):
+            what, todo = f"[{self.name}] seeds = {given!r} is no list of seeds", "write seeds = [42, 43]"
+            raise ClipsentError(self.where, what, todo=todo)
+        return seeds
 
     @property
     def files(self) -> list[str]:
@@ -219,10 +235,10 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
     refuse_unknown(plan, known)
     values = {key: getattr(plan.workspace, key) for key in ROOTS}
     values |= plan.values
-    seeds, calls = plan.values.get("seeds") if trains else None, []
+    repeats, calls = zip(plan.seeds, plan.folders, strict=True), []
     try:
         refuse_conflicts(plan.step.command, plan.settings[plan.name])
-        for seed, folder in zip(seeds or [None], plan.folders, strict=True):
+        for seed, folder in repeats:
             own = {} if seed is None else {"seed": seed, "output_dir": folder}
             calls.append(bind_values(function, values | own))
     except ClipsentError as error:

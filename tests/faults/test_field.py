@@ -117,6 +117,9 @@ WRONG_ARGUMENTS = [
     (run_stage, {"overwrite": 2}, "--overwrite 2: must be true or false"),
     (errors, {"min_count": "many"}, "--min-count many: must be a whole number"),
     (predict_file, {}, "--weights: is needed"),
+    (predict_file, {"weights": "a", "batch_size": 0}, "--batch-size 0: must be greater than or equal to 1"),
+    (make_splits, {"seed": 2**64}, f"--seed {2**64}: must be less than 4294967296"),
+    (mine, {"min_confidence": 50}, "--min-confidence 50: must be less than or equal to 1"),
     (predict_file, {"weights": None}, "--weights None: must be a path"),
     (Classifier.load, {"run": None}, "--run None: must be a path"),
 ]
@@ -195,6 +198,18 @@ def test_a_table_of_settings_cannot_say_two_things_and_the_shared_one_may_differ
     assert plan.calls[0]["lrs"] == "1e-05,2e-05"
     with pytest.raises(ClipsentError, match=r"\[grid\] --lr and --lrs say the same"):
         _ = Plan("grid", {"train": {}, "batch": {}, "grid": {"lr": 1e-5, "lrs": "1e-5"}}).calls
+
+
+@pytest.mark.parametrize("seeds, count", [(7, 1), ("7, 8", 2), ([7, 7, 8], 2)])
+def test_the_seeds_of_a_step_are_a_list_however_they_are_written(tmp_path, seeds, count):
+    calls = Plan("baseline", {"train": {}, "baseline": {"seeds": seeds}}, Workspace(tmp_path)).calls
+    assert len(calls) == count and calls[0]["config"].seed == 7
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [1.5], "many", True])
+def test_seeds_of_a_step_that_are_none_are_refused_by_table_and_name(tmp_path, seeds):
+    with pytest.raises(ClipsentError, match=r"^s.toml: \[baseline\] seeds = .* is no list of seeds; write seeds"):
+        _ = Plan("baseline", {"train": {}, "baseline": {"seeds": seeds}}, Workspace(tmp_path), "s.toml").calls
 
 
 def test_steps_that_leave_nothing_to_do_are_refused():
