@@ -46,8 +46,9 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
+from .objective import warn_of_absent
 from .report import execute, kept_kernels
-from .runs import EXECUTION_ONLY, NotNegative, Positive, TrainConfig, identity
+from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity
 
 # %% ../nbs/05_grid.ipynb #191e8868
 from .features import process_state
@@ -425,6 +426,8 @@ def grid(
         values = {"project_root": str(base.project_root), "folder": str(folder)}
         done = (runs.state == "done").any()
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
+    if done:
+        warn_of_absent(Run.load(folder / runs.folder.iloc[0]).labels)
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
     columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LossName', 'class_weights', 'effective_number_weights', 'weighted_ce', 'focal_loss', 'loss_shares', 'make_loss',
-           'reliability_table', 'expected_calibration_error', 'score_answers', 'absent_classes', 'score',
-           'plot_confusion', 'wilson_interval', 'fit_temperature', 'apply_temperature', 'plot_reliability']
+           'reliability_table', 'expected_calibration_error', 'score_answers', 'absent_classes', 'describe_absent',
+           'warn_of_absent', 'score', 'plot_confusion', 'wilson_interval', 'fit_temperature', 'apply_temperature',
+           'plot_reliability']
 
 # %% ../nbs/03_objective.ipynb #3f79d59c
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from .files import ClipsentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+from .files import log
 
 # %% ../nbs/03_objective.ipynb #1f49b708
 def class_weights(
@@ -261,6 +263,22 @@ def absent_classes(
 ) -> list[str]:
     "The labels without a post: macro averages leave them out."
     return [label for i, label in enumerate(labels) if not (np.asarray(y_true) == i).any()]
+
+
+def describe_absent(
+    y_true: ArrayLike,  # Class ids of the posts that validate [N]
+) -> str:
+    "What has to stand beside a macro average over these posts; nothing if each class has one."
+    absent = ", ".join(absent_classes(y_true))
+    return f"warning: no post validates {absent}; macro-F1 is that of the other classes alone" if absent else ""
+
+
+def warn_of_absent(
+    y_true: ArrayLike,  # Class ids of the posts that validate [N]
+) -> None:
+    "Log `describe_absent`."
+    if warning := describe_absent(y_true):
+        log.warning("%s", warning)
 
 # %% ../nbs/03_objective.ipynb #d6b13568
 from sklearn.metrics import brier_score_loss, log_loss

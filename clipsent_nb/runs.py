@@ -47,7 +47,7 @@ from clipsent_nb.files import (
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
 from .model import HeadVariant
-from .objective import LossName, absent_classes
+from .objective import LossName, absent_classes, describe_absent
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -444,7 +444,7 @@ def describe_run(run: Run) -> str:
         "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent),
     ]
     if absent:
-        lines.append(f"warning: no post validates {', '.join(absent)}; macro-F1 is that of the other classes alone")
+        lines.append(describe_absent(run.labels))
     if run.found:
         lines.insert(0, "already complete with these settings; nothing was trained")
     if metrics["leaked"]:
