@@ -282,18 +282,18 @@ def absent_classes(
 
 
 def describe_absent(
-    y_true: ArrayLike,  # Class ids of the posts that validate [N]
+    absent: Sequence[str],  # From `absent_classes`
 ) -> str:
-    "What has to stand beside a macro average over these posts; nothing if each class has one."
-    absent = ", ".join(absent_classes(y_true))
-    return f"warning: no post validates {absent}; macro-F1 is that of the other classes alone" if absent else ""
+    "What has to stand beside a macro average that leaves classes out; nothing if there are none."
+    names = ", ".join(absent)
+    return f"warning: no post validates {names}; macro-F1 is that of the other classes alone" if absent else ""
 
 
 def warn_of_absent(
-    y_true: ArrayLike,  # Class ids of the posts that validate [N]
+    absent: Sequence[str],  # From `absent_classes`
 ) -> None:
     "Log `describe_absent`."
-    if warning := describe_absent(y_true):
+    if warning := describe_absent(absent):
         log.warning("%s", warning)
 
 # %% ../nbs/03_objective.ipynb #d6b13568

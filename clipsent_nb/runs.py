@@ -484,7 +484,7 @@ def describe_run(run: Run) -> str:
         "F1 " + ", ".join(f"{label} {metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent),
     ]
     if absent:
-        lines.append(describe_absent(run.labels))
+        lines.append(describe_absent(absent))
     if run.found:
         lines.insert(0, "already complete with these settings; nothing was trained")
     if metrics["leaked"]:
