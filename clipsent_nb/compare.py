@@ -34,6 +34,7 @@ def group_seeds(
 
 
 from clipsent_nb.files import Listing, checked, first_few
+from clipsent_nb.objective import absent_classes, warn_of_absent
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
 REFERENCES = ("always-majority", "tfidf-logistic")
@@ -514,6 +515,7 @@ def compare(
     comparable_runs(config, runs)  # before the long work
     make_baseline(config)
     posts, contenders, left_out = gather_contenders(replace(config, overwrite=False), runs, references)
+    warn_of_absent(absent_classes(posts.label))
     table = rank_contenders(posts, contenders)
     write_csv(table.assign(model=formula_safe(table.model)), csv)
     values = {"project_root": str(config.project_root), "baseline": str(config.output_dir), "runs": runs}

@@ -657,9 +657,7 @@ def make_splits(
     workspace: Workspace = Workspace(),  # Its data root holds data/, train.txt and test_without_label.txt
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1,  # Share of the labelled posts to validate on
     seed: Seed = 42,  # Decides which posts validate
-    folds: Annotated[
-        int, Field(ge=0)
-    ] = 0,  # Also cut train into this many folds, each once the validation part; 0: none
+    folds: Annotated[int, Field(ge=0)] = 0,  # Also cut train into this many folds, each once validating; 0: none
     encoding: str = "auto",  # Of texts that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, audit.csv and duplicates.csv; copies never straddle train and val.

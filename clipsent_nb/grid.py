@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 
 from clipsent_nb.batches import (
@@ -31,6 +32,7 @@ from clipsent_nb.batches import (
     settle_run,
     with_folders,
 )
+from .data import LABELS
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -46,8 +48,9 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
+from .objective import warn_of_absent
 from .report import execute, kept_kernels
-from .runs import EXECUTION_ONLY, NotNegative, Positive, TrainConfig, identity, preset_settings
+from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity, preset_settings
 
 # %% ../nbs/05_grid.ipynb #191e8868
 from .features import process_state
@@ -430,6 +433,9 @@ def grid(
         values = {"project_root": str(base.project_root), "folder": str(folder)}
         done = (runs.state == "done").any()
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
+    if done:
+        best = Run.load(folder / runs.folder.iloc[0]).metrics
+        warn_of_absent([label for label in LABELS if np.isnan(best.get(f"best_val_f1_{label}", 0))])
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
     columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)

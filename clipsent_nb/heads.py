@@ -22,6 +22,7 @@ from .runs import Run, TrainConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 from .files import Listing, Seed, checked, first_few
+from .objective import absent_classes, warn_of_absent
 
 # %% ../nbs/06_heads.ipynb #529d7c1f
 def variant_configs(
@@ -296,6 +297,8 @@ def compare_variants(
     done = (runs.state == "done").any()
     values = {"project_root": str(base.project_root), "folder": str(folder)}
     page = execute(template, folder, values) if report and done else None
+    if done:
+        warn_of_absent(absent_classes(Run.load(folder / runs.folder.iloc[0]).labels))
     table = summarise(*read_variants(folder, prefix), column) if done else runs
     columns = [column, CROSS_FITTED, f"{CROSS_FITTED}_low", f"{CROSS_FITTED}_high", "val_f1_macro", "val_acc", "seeds"]
     return write_comparison(table, runs, folder / f"{folder.name}.csv", columns, page)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Weighting', 'LossName', 'TAUS', 'class_weights', 'effective_number_weights', 'weighted_ce', 'focal_loss',
            'loss_shares', 'make_loss', 'reliability_table', 'expected_calibration_error', 'score_answers',
-           'absent_classes', 'score', 'plot_confusion', 'wilson_interval', 'fit_temperature', 'apply_temperature',
-           'adjust_probabilities', 'fit_adjustment', 'plot_reliability']
+           'absent_classes', 'describe_absent', 'warn_of_absent', 'score', 'plot_confusion', 'wilson_interval',
+           'fit_temperature', 'apply_temperature', 'adjust_probabilities', 'fit_adjustment', 'plot_reliability']
 
 # %% ../nbs/03_objective.ipynb #3f79d59c
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from .files import ClipsentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+from .files import log
 
 # %% ../nbs/03_objective.ipynb #1f49b708
 Weighting = Literal["full", "sqrt", "none"]
@@ -278,6 +279,22 @@ def absent_classes(
 ) -> list[str]:
     "The labels without a post: macro averages leave them out."
     return [label for i, label in enumerate(labels) if not (np.asarray(y_true) == i).any()]
+
+
+def describe_absent(
+    absent: Sequence[str],  # From `absent_classes`
+) -> str:
+    "What has to stand beside a macro average that leaves classes out; nothing if there are none."
+    names = ", ".join(absent)
+    return f"warning: no post validates {names}; macro-F1 is that of the other classes alone" if absent else ""
+
+
+def warn_of_absent(
+    absent: Sequence[str],  # From `absent_classes`
+) -> None:
+    "Log `describe_absent`."
+    if warning := describe_absent(absent):
+        log.warning("%s", warning)
 
 # %% ../nbs/03_objective.ipynb #d6b13568
 from sklearn.metrics import brier_score_loss, log_loss

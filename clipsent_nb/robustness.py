@@ -21,6 +21,7 @@ from .files import ClipsentError, Workspace, settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from .files import AtLeastOne, Listing, ModelName, Seed, checked, first_few
+from .objective import absent_classes, warn_of_absent
 
 # %% ../nbs/08_robustness.ipynb #5a5bfd99
 def list_conditions(
@@ -531,6 +532,7 @@ def robustness(
     weights = workspace.resolve(weights)
     weights = weights / "best.pt" if weights.is_dir() else weights
     labels, groups = probe.inputs.labels, probe.inputs.groups
+    warn_of_absent(absent_classes(labels))
     with locked(folder, "--output-dir"):
         predictions = predict_conditions(probe, predictions_file(probe, weights, folder))
         conditions, summary = score_drops(labels, predictions, groups)

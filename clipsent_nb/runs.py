@@ -49,7 +49,7 @@ from clipsent_nb.files import (
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
 from .model import Blocks, HeadVariant, Pooling
-from .objective import LossName, Weighting, absent_classes
+from .objective import LossName, Weighting, absent_classes, describe_absent
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -547,7 +547,7 @@ def describe_run(run: Run) -> str:
         "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in LABELS),
     ]
     if absent:
-        lines.append(f"warning: no post validates {', '.join(absent)}; macro-F1 is that of the other classes alone")
+        lines.append(describe_absent(absent))
     if run.found:
         lines.insert(0, "already complete with these settings; nothing was trained")
     if metrics["leaked"]:

@@ -37,7 +37,8 @@ PATHS = st.lists(WORD, min_size=1, max_size=3).map(lambda names: Path(*names))
 NUMBERS = {
     "dropout": st.floats(0, 1, exclude_max=True),
     "warmup_ratio": st.floats(0, 1),
-    "cb_beta": st.floats(0, 1, exclude_max=True),
+    **dict.fromkeys(("cb_beta", "label_smoothing", "ema_decay", "modality_dropout"), st.floats(0, 1, exclude_max=True)),
+    "layer_decay": st.floats(0, 1, exclude_min=True),
     "max_grad_norm": st.floats(0, exclude_min=True),
     "lr": st.floats(0, 1e3, exclude_min=True),
     "head_lr": st.floats(0, 1e3, exclude_min=True),
@@ -50,19 +51,21 @@ NUMBERS = {
 def values_of(name: str, kind: object) -> st.SearchStrategy:
     "Values that a field of the configuration may have."
     if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union:
-        [own] = [part for part in typing.get_args(kind) if part is not type(None)]
-        return st.none() | values_of(name, own)
+        return st.one_of(st.none() if part is type(None) else values_of(name, part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return st.tuples(*[st.floats(0.1, 10)] * len(typing.get_args(kind)))
+    if name in ("text_tower", "image_tower"):
+        return st.sampled_from(["all", "frozen"]) | st.integers(1, 99)
     kinds = {bool: st.booleans(), int: st.integers(0, 10**9), float: st.floats(0, 1e6), str: WORD, Path: PATHS}
     return NUMBERS.get(name, kinds[kind])
 
 
 KINDS = typing.get_type_hints(TrainConfig)
 SETTINGS = st.fixed_dictionaries({name: values_of(name, kind) for name, kind in KINDS.items()})
-CONFIGS = SETTINGS.filter(lambda values: not (values["ablate_text"] and values["ablate_image"])).map(
+ALONE = ("ablate_text", "ablate_image", "modality_dropout")
+CONFIGS = SETTINGS.filter(lambda values: sum(bool(values[name]) for name in ALONE) <= 1).map(
     lambda values: TrainConfig(**values)
 )
 

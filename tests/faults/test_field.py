@@ -15,6 +15,7 @@ from PIL import Image
 from clipsent_nb.badcases import merge, mine
 from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
+from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
@@ -23,6 +24,7 @@ from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
 from clipsent_nb.report import execute
+from clipsent_nb.robustness import CorruptionSettings, robustness
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking, run_stage
@@ -323,6 +325,21 @@ def test_every_json_file_of_a_run_is_strict_json_whatever_is_missing_or_infinite
         values = json.loads((run.folder / name).read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert run.metrics["best_val_f1_neutral"] is None
     assert values["max_grad_norm"] == "Infinity" and fit(config).found
+
+
+@pytest.mark.parametrize("absent", ["neutral", "negative"])
+def test_a_measurement_of_damage_and_a_comparison_say_which_classes_they_lack(root, run, tmp_path, absent, caplog):
+    val = table_of(root, "val")
+    val[val.label != absent].to_csv(tmp_path / "val.csv", index=False)
+    config = sample_config(root, val_csv=tmp_path / "val.csv", epochs=1, output_dir=f"outputs/optimize/no_{absent}")
+    fit(config)
+    known = f"warning: no post validates {absent}; macro-F1 is that of the other classes alone"
+    workspace, mild = Workspace(root), CorruptionSettings("brightness", 5)
+    robustness(config.output_dir, tmp_path / "damage", config.val_csv, settings=mild, workspace=workspace, report=False)
+    assert known in caplog.text
+    caplog.clear()
+    compare(config, str(config.output_dir), tmp_path / "table.csv", references=False, report=False)
+    assert known in caplog.text
 
 
 # -- relative paths mean the same everywhere
