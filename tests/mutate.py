@@ -43,7 +43,24 @@ JUDGES = {
     "compare": ("12_compare", "compare"),
 }
 # (module, changed line, without blanks at its ends) -> why nobody could notice
-EQUIVALENT: dict[tuple[str, str], str] = {}
+EQUIVALENT = {
+    (
+        "objective",
+        'best = minimize_scalar(nll, bounds=tuple(np.log([0.05, 20])), options={"xatol": 1e-6})',
+    ): "scipy takes this method by itself where there are bounds",
+    (
+        "data",
+        'details = pd.DataFrame(details, pairs.index[readable], [*CONTENT, "start"], )',
+    ): "all details are texts; the type matters to pandas alone, where no post is left",
+    (
+        "badcases",
+        'return quality, find_label_issues(labels, calibrated, n_jobs=2, filter_by="both") & (quality < UNLIKELY)',
+    ): "the number of processes changes no result",
+    (
+        "badcases",
+        'groups = {name: group for name, group in posts.groupby("group") if ((group.label.nunique()) >= (1))}',
+    ): "groups with one label have no conflicts to list; leaving them out saves time",
+}
 # Arguments whose effect cannot be tried here (a fault in zip, the code pages of other systems) or is a matter of looks
 NEUTRAL = {None, "strict", "encoding", "figsize", "layout", "height", "width"}
 PATHS = re.compile(r"(root|folder|path|home|splits|directory)$")  # What stands before a / that divides nothing
