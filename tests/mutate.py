@@ -53,6 +53,14 @@ EQUIVALENT = {
         'details = pd.DataFrame(details, pairs.index[readable], [*CONTENT, "start"], )',
     ): "all details are texts; the type matters to pandas alone, where no post is left",
     (
+        "errors",
+        "table = pd.DataFrame(buckets, )",
+    ): "all buckets have the index of the posts, and there is always one",
+    (
+        "errors",
+        "samples: int = 10001,  # How often to deal",
+    ): "nobody needs to know whether luck was tried once more",
+    (
         "badcases",
         'return quality, find_label_issues(labels, calibrated, n_jobs=2, filter_by="both") & (quality < UNLIKELY)',
     ): "the number of processes changes no result",
