@@ -273,6 +273,7 @@ def test_kinds_and_reasons():
     assert table.reason[posts.guid].tolist() == ["", "", "", "wrong", "", "low_conf"]
     assert table.kind[posts.guid].tolist() == ["", "", "", "model", "", "unsure"]
     assert find_conflicts(posts).tolist() == ["1", "0", "", "", "", ""]
+    assert find_conflicts(posts[::-1]).equals(find_conflicts(posts)[::-1])
 
 
 def test_the_interval_of_the_error_rate_counts_copies_once():
