@@ -640,7 +640,7 @@ def _report_lines(report: SplitReport) -> list[str]:
         lines.append(f"  largest: group {row.group}, {row.posts} posts, {row.pictures} pictures, {row.texts} texts")
     lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {len(report.audit)} entries"]
     lines += [f"  {count:5} {what}" for what, count in Counter(report.audit.problem).most_common(8)]
-    lines += [f"  named in {outputs / 'audit.csv'}", f"written to {report.folder}"]
+    lines += [f"  named in {outputs / 'audit.csv'}"] * bool(len(report.audit)) + [f"written to {report.folder}"]
     for split, label in itertools.product(("train", "val"), LABELS):
         if not classes.loc[split, label]:
             lines.append(f"warning: no {label} post in {split}")

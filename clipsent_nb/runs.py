@@ -135,9 +135,7 @@ class TrainConfig(Workspace):
     # Machine
     seed: Seed = 42  # Decides initial weights, order of posts, dropout and augmentation
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast, fp16 on older GPUs
-    micro_batch_size: Count = (
-        0  # Compute a batch in parts of so many posts; 0: whole. Only dropout of the encoder differs
-    )
+    micro_batch_size: Count = 0  # Compute batches in parts of so many posts; 0: whole. Encoder dropout then differs
     auto_batch: bool = False  # Where memory runs out, go on with a micro-batch of half the size
     gradient_checkpointing: bool = False  # Compute blocks twice instead of keeping what they made, to save memory
     compile: bool = False  # Compile the encoder with torch.compile; texts are padded to multiples of 16 tokens

@@ -1,6 +1,6 @@
 """Small changes made on purpose in the package: do the tests notice?
 
-    .venv/bin/python tests/mutate.py                     # 100 mutants, about an hour; the table is outputs/mutants.csv
+    .venv/bin/python tests/mutate.py                     # 100 mutants, about two hours on a quiet machine; the table is outputs/mutants.csv
     .venv/bin/python tests/mutate.py --modules stats     # those of one module
     .venv/bin/python tests/mutate.py --only stats:120    # those of one line
     .venv/bin/python tests/mutate.py --list              # what would be changed
@@ -43,7 +43,37 @@ JUDGES = {
     "compare": ("12_compare", "compare"),
 }
 # (module, changed line, without blanks at its ends) -> why nobody could notice
-EQUIVALENT: dict[tuple[str, str], str] = {}
+EQUIVALENT = {
+    ("train", '(folder / "last.pt").unlink()'): "the file is there, since every epoch writes it",
+    (
+        "features",
+        "torch.manual_seed(((seed) - (state.process_index)))  # of the encoder's dropout: no two posts get the same",
+    ): "any seed of its own does",
+    (
+        "objective",
+        'best = minimize_scalar(nll, bounds=tuple(np.log([0.05, 20])), options={"xatol": 1e-6})',
+    ): "scipy takes this method by itself where there are bounds",
+    (
+        "data",
+        'details = pd.DataFrame(details, pairs.index[readable], [*CONTENT, "start"], )',
+    ): "all details are texts; the type matters to pandas alone, where no post is left",
+    (
+        "errors",
+        "table = pd.DataFrame(buckets, )",
+    ): "all buckets have the index of the posts, and there is always one",
+    (
+        "errors",
+        "samples: int = 10001,  # How often to deal",
+    ): "nobody needs to know whether luck was tried once more",
+    (
+        "badcases",
+        'return quality, find_label_issues(labels, calibrated, n_jobs=2, filter_by="both") & (quality < UNLIKELY)',
+    ): "the number of processes changes no result",
+    (
+        "badcases",
+        'groups = {name: group for name, group in posts.groupby("group") if ((group.label.nunique()) >= (1))}',
+    ): "groups with one label have no conflicts to list; leaving them out saves time",
+}
 # Arguments whose effect cannot be tried here (a fault in zip, the code pages of other systems) or is a matter of looks
 NEUTRAL = {None, "strict", "encoding", "figsize", "layout", "height", "width"}
 PATHS = re.compile(r"(root|folder|path|home|splits|directory)$")  # What stands before a / that divides nothing

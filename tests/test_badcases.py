@@ -246,6 +246,14 @@ def test_label_quality_finds_planted_labels_and_needs_every_class():
         score_labels(np.minimum(truth, 1), probabilities)
 
 
+def test_a_label_that_one_in_ten_such_posts_would_have_is_not_called_wrong():
+    draw = np.random.default_rng(0)
+    probabilities = draw.dirichlet([0.4, 0.4, 0.4], 2000)
+    labels = np.array([draw.choice(3, p=row) for row in probabilities])  # so the probabilities are right
+    quality, suspect = score_labels(labels, probabilities)
+    assert 0.05 < quality[suspect].max() < 0.1
+
+
 def toy_scores(groups, **columns):
     guids = [str(number) for number in range(6)]
     posts = pd.DataFrame({"guid": guids, "text_path": "t", "image_path": "i"})
@@ -265,6 +273,7 @@ def test_kinds_and_reasons():
     assert table.reason[posts.guid].tolist() == ["", "", "", "wrong", "", "low_conf"]
     assert table.kind[posts.guid].tolist() == ["", "", "", "model", "", "unsure"]
     assert find_conflicts(posts).tolist() == ["1", "0", "", "", "", ""]
+    assert find_conflicts(posts[::-1]).equals(find_conflicts(posts)[::-1])
 
 
 def test_the_interval_of_the_error_rate_counts_copies_once():

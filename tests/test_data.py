@@ -423,3 +423,26 @@ def test_any_exif_block_leaves_the_pixels(raw, place):
     block = exif.tobytes()
     image.save(buffer, "JPEG", exif=block[:place] + raw + block[place:])
     assert sorted(open_image(buffer).size) == [4, 8]
+
+
+def test_posts_of_the_test_list_have_no_label_whatever_stands_there(tmp_path):
+    root = write_posts(tmp_path, forty(), ["a", "b"])
+    path = root / "test_without_label.txt"
+    path.write_text(path.read_text().replace("null", "positive"))
+    posts = make_splits(Workspace(root), seed=0).posts
+    assert posts.label[posts.split == "test"].tolist() == ["", ""]
+
+
+def test_the_first_post_that_cannot_be_used_is_named_with_its_guid_if_it_has_one(tmp_path):
+    for guid, named in (("7", "the first, guid 7: data/7.jpg: broken"), ("", "the first, data/7.jpg: broken")):
+        with pytest.raises(ClipsentError, match=named):
+            settle_problems([Problem(guid, "data/7.jpg", "broken")], 1, "posts", Workspace(tmp_path))
+
+
+def test_an_audit_is_named_only_if_there_is_one(tmp_path):
+    root = write_posts(tmp_path, forty())
+    for broken in (False, True):
+        if broken:
+            (root / "data/1.jpg").write_bytes(b"none")
+        said = str(make_splits(Workspace(root, max_bad="5%")))
+        assert ("audit.csv" in said) == (root / "outputs/audit.csv").is_file() == broken

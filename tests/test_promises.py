@@ -19,7 +19,7 @@ from clipsent_nb.features import compute_dtype
 from clipsent_nb.files import ClipsentError, read_table, write_json
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.stats import cross_fit_epoch, seeds_interval
-from clipsent_nb.train import fit, load_inputs, new_state, sample_config, sample_run, update
+from clipsent_nb.train import fit, load_inputs, new_state, sample_config, sample_run, training_bar, update
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "clipsent_nb").glob("[!_]*.py"))
@@ -163,6 +163,17 @@ def test_a_step_in_float16_cuts_the_true_gradient_and_is_left_out_where_it_overf
         assert scaler.get_scale() == (1024 if moved else 512)
 
 
+def test_losses_speed_and_bar_count_every_post_once(root, tmp_path):
+    seen = []
+    config = sample_config(root, epochs=2, output_dir=tmp_path / "counted")
+    metrics = fit(config, lambda state: seen.append((state.posts, state.total_posts))).metrics
+    posts = metrics["train_posts"]
+    assert max(of_epoch for of_epoch, _ in seen) == posts and seen[-1][1] == 2 * posts
+    assert metrics["pairs_per_sec"] * metrics["train_time_sec"] == pytest.approx(2 * posts, rel=0.01)
+    resumed = training_bar(config, SimpleNamespace(total_posts=posts + 5), posts)
+    assert (resumed.n, resumed.total) == (posts + 5, 2 * posts)
+
+
 # -- files
 
 
@@ -189,6 +200,12 @@ def test_files_take_their_place_by_one_function_and_mapped_ones_are_only_appende
         assert len(calls) == (path.stem == "files"), path.stem
     source = (ROOT / "clipsent_nb/caches.py").read_text(encoding="utf-8")
     assert "replace_file" not in source and hasattr(caches, "RowStore")
+
+
+def test_a_long_name_in_chinese_can_be_written_as_the_disk_counts_bytes(tmp_path):
+    with files.atomic_write(tmp_path / ("数" * 80 + ".csv")) as file:
+        file.write("")
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_temporary_files_of_another_container_are_left_alone_for_a_day(tmp_path):

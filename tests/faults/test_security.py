@@ -38,6 +38,7 @@ from clipsent_nb.heads import make_contender, validation_posts
 from clipsent_nb.model import load_encoder, load_processors, read_weights
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
+from clipsent_nb.sample import make_sample
 from clipsent_nb.train import fit, sample_config, sample_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no file can be called <img> there")
@@ -162,8 +163,7 @@ def plant(root: Path) -> dict[str, str]:
 def root(tmp_path_factory) -> Path:
     "A project whose texts are payloads, with a trained run and runs that are named by payloads."
     root = tmp_path_factory.mktemp("security") / "sample"
-    sample_run(root, epochs=1)
-    shutil.rmtree(root / OPTIMIZE / "clip")
+    make_splits(Workspace(make_sample(root)), val_ratio=0.2)
     plant(root)
     run = fit(sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip"))
     fit(sample_config(root, epochs=1, head_variant="base", output_dir=OPTIMIZE / "baseline"))
