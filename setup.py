@@ -19,7 +19,7 @@ setup(
     description=settings["description"],
     keywords=settings["keywords"].split(),
     install_requires=lines("requirements"),
-    extras_require={extra: lines(f"{extra}_requirements") for extra in ("ray", "optuna", "dev")},
+    extras_require={extra: lines(f"{extra}_requirements") for extra in ("ray", "lora", "optuna", "dev")},
     entry_points={
         "console_scripts": lines("console_scripts"),
         "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],
