@@ -1,8 +1,8 @@
 """Fine-tune CLIP to read the sentiment of posts with a picture and a text, and know how far to trust the answer.
 
 What is used most can be imported from here, `from clipsent_nb import Classifier, TrainConfig, fit`; a module is imported
-when one of its names is first asked for. `compare`, `grid`, `heads`, `preprocess`, `robustness` and `errors` are modules,
-which hold the function of that name.
+when one of its names is first asked for. `compare`, `grid`, `heads`, `preprocess`, `robustness`, `errors` and
+`export` are modules, which hold the function of that name.
 """
 
 import importlib
@@ -30,6 +30,7 @@ _HOMES = {
     "merge": "badcases",
     "Classifier": "predict",
     "predict_file": "predict",
+    "OnnxClassifier": "export",
     "run_stage": "stage",
 }
 __all__ = ["__version__", *_HOMES]

@@ -32,11 +32,14 @@ COMMANDS = {
     "augment-text": Command("badcases", "augment_text", "write rewordings of the texts of bad cases"),
     "merge": Command("badcases", "merge", "add the copies and rewordings to the training file"),
     "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
+    "export": Command("export", "export", "write a run as a graph that answers without torch", positional=True),
     "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
     "compare": Command("compare", "compare", "compare runs with a baseline and with simple references"),
     "run": Command(
         "stage", "run_stage", "do all of this in order from one file of settings, skipping what is complete"
     ),
+    "doctor": Command("doctor", "doctor", "tell what this machine has, what it lacks, and what to do about it"),
+    "clean-cache": Command("doctor", "clean_cache", "free the space of what can be computed again"),
 }
 
 # %% ../nbs/cli.ipynb #a3864644

@@ -424,8 +424,9 @@ class DualEncoderClassifier(nn.Module):
         pixel_values: Tensor | None = None,  # Normalised pixels [B, 3, H, W]; None: the image tower is not run
     ) -> tuple[Tensor, Tensor]:
         "Text features [B, text width] and image features [B, image width] of a batch, zeros where ablated or not given."
-        count, device = len(pixel_values if input_ids is None else input_ids), self.head.classifier[0].weight.device
-        text, image = (torch.zeros(count, width, device=device) for width in feature_widths(self.encoder))
+        given = pixel_values if input_ids is None else input_ids
+        widths, count = feature_widths(self.encoder), given.shape[0]  # a shape, unlike a length, can be traced
+        text, image = (given.new_zeros(count, width, dtype=torch.float32) for width in widths)
         if input_ids is not None and not self.ablate_text:
             text = text_features(self.encoder, input_ids, attention_mask)
         if pixel_values is not None and not self.ablate_image:

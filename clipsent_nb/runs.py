@@ -90,9 +90,7 @@ class TrainConfig(Workspace):
     dropout: BelowOne = 0.15  # Share of activations dropped in the head
     ablate_text: bool = False  # Train without the texts
     ablate_image: bool = False  # Train without the pictures
-    text_pooling: Pooling | None = (
-        None  # One vector per text: own, mean (over tokens) or first; default: as the encoder says
-    )
+    text_pooling: Pooling | None = None  # One vector per text: own, mean (over tokens) or first; default: the encoder's
     image_pooling: Pooling | None = None  # The same for pictures and their patches
     # Optimisation
     epochs: Annotated[int, Field(ge=1)] = 12  # Passes over the training posts, at most
@@ -114,12 +112,10 @@ class TrainConfig(Workspace):
     weight_decay: NotNegative = 1e-4  # AdamW's; not applied to biases and norms
     use_cosine: bool = False  # Let the learning rate fall to zero along a cosine
     warmup_ratio: Share = 0.0  # Share of the steps in which the learning rate rises from zero
-    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0  # Longer gradients are cut to this length
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0  # Longer gradients are clipped to this norm
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # Each layer's rate is that of the layer above it times this
     modality_dropout: BelowOne = 0.0  # Share of training posts that lose their text or their picture
-    ema_decay: BelowOne = (
-        0.0  # Score and save a moving average of the weights, which keeps this share at a step; 0: none
-    )
+    ema_decay: BelowOne = 0.0  # Save a moving average of the weights, which keeps this share at a step; 0: none
     # Loss
     loss: LossName = "ce"  # ce, focal, cb (class-balanced) or combo
     focal_gamma: NotNegative = 2.0  # How much focal loss turns away from easy posts
@@ -323,7 +319,8 @@ class RunFolder:
             (self / name).unlink(missing_ok=True)
         for path in self.path.glob("best.*.pt"):
             path.unlink()
-        shutil.rmtree(self / "encoder", ignore_errors=True)
+        for name in ("encoder", "onnx", "onnx_int8"):
+            shutil.rmtree(self / name, ignore_errors=True)
 
 # %% ../nbs/04a_runs.ipynb #e6f4aeca
 def describe_start(

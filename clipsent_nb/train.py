@@ -78,7 +78,7 @@ from .stats import cross_fit_epoch, seeds_interval
 def update(
     optimizer: torch.optim.Optimizer,  # Whose parameters have gradients, and are moved
     schedule: torch.optim.lr_scheduler.LRScheduler,  # Moved on by one step
-    max_grad_norm: float,  # Longer gradients are cut to this length
+    max_grad_norm: float,  # Longer gradients are clipped to this norm
     scaler: torch.amp.GradScaler | None = None,  # Has scaled the loss, in float16
 ) -> None:
     "Move the parameters by one step."
@@ -304,7 +304,7 @@ class State:
         return self.best_epoch == len(self.history) - 1
 
     def is_stale(self, early_stop: int) -> bool:
-        "Whether no better epoch has come for so many; 0: never."
+        "True if the last `early_stop` epochs brought no better score; 0 turns it off."
         return 0 < early_stop <= len(self.history) - 1 - self.best_epoch
 
     def count(self, loss: float, posts: int) -> None:

@@ -1,0 +1,102 @@
+"""An exported model answers as its run does, without torch, and a faulty export is not kept."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsent_nb.export import OnnxClassifier, export, write_export
+from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.inputs import inputs_from_memory
+from clipsent_nb.model import DualEncoderClassifier, load_encoder, load_processors
+from clipsent_nb.runs import RunFolder
+from clipsent_nb.sample import tiny_clip
+
+torch.set_num_threads(1)
+TEXTS = ["What a good day", "bad", "so many words that the text is much longer than the others of its batch"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("export") / "tiny_clip")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [
+        Image.fromarray(random.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        for shape in ((80, 50), (33, 99), (64, 64))
+    ]
+
+
+@pytest.fixture(
+    scope="module", params=[{}, {"ablate_text": True}, {"ablate_image": True, "head_variant": "gated"}], ids=str
+)
+def pair(request, encoder, tmp_path_factory) -> tuple[SimpleNamespace, Path]:
+    "An untrained classifier and its export."
+    torch.manual_seed(0)
+    model = DualEncoderClassifier(load_encoder(encoder), **request.param).eval()
+    tokenizer, image_processor = load_processors(encoder)
+    classifier = SimpleNamespace(
+        model=model, tokenizer=tokenizer, image_processor=image_processor, config={"hashtags": "keep"}
+    )
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    write_export(classifier, folder)
+    return classifier, folder
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_graph_answers_as_the_model_does(pair, pictures, count):
+    classifier, folder = pair
+    processors = classifier.tokenizer, classifier.image_processor
+    inputs = inputs_from_memory(TEXTS[:count], pictures[:count], processors, classifier.config)
+    batch = inputs.batch(np.arange(count))
+    with torch.no_grad():
+        logits = classifier.model(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
+    found = OnnxClassifier.load(folder, threads=1).predict(TEXTS[:count], pictures[:count])
+    np.testing.assert_allclose(found.filter(like="p_"), logits.softmax(-1), atol=1e-5)
+
+
+def test_an_export_is_read_without_torch(pair, pictures, tmp_path):
+    "Also not by way of another module: whoever asks for one of these gets an ImportError."
+    pictures[0].save(tmp_path / "a.png")
+    blocked = "torch transformers accelerate safetensors huggingface_hub sklearn scipy seaborn matplotlib onnx".split()
+    program = "\n".join(
+        [
+            "import sys",
+            f"sys.modules.update(dict.fromkeys({blocked}))",
+            "from clipsent_nb.export import OnnxClassifier",
+            "classifier = OnnxClassifier.load(sys.argv[1], threads=1)",
+            "print(len(classifier.predict(['good #Day 😀 &amp; caf&eacute;'], [sys.argv[2]])))",
+        ]
+    )
+    command = [sys.executable, "-c", program, str(pair[1]), str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
+
+
+def test_a_damaged_export_is_refused_in_a_line(pair, tmp_path):
+    for name in ("onnx.json", "tokenizer.json", "model.onnx"):
+        (tmp_path / name).write_bytes((pair[1] / name).read_bytes()[: None if name == "onnx.json" else 500])
+    with pytest.raises(ClipsentError, match="cannot be loaded .*; export the run again") as caught:
+        OnnxClassifier.load(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_with_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ClipsentError, match="--output .*: exists and holds no export"):
+        export(Path("run"), Workspace(tmp_path), output=Path("photos"))
+
+
+def test_a_run_that_is_trained_again_loses_its_old_exports(tmp_path):
+    for name in ("encoder", "onnx", "onnx_int8", "mine"):
+        (tmp_path / name).mkdir()
+    RunFolder(tmp_path).clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
