@@ -96,9 +96,7 @@ class TrainConfig(Workspace):
     epochs: Annotated[int, Field(ge=1)] = 12  # Passes over the training posts, at most
     freeze_epochs: Count = 1  # Passes at the start in which only the head is trained
     trainable_blocks: Count | None = None  # Afterwards train only the top blocks of each tower; default: all
-    text_tower: Trained = (
-        None  # frozen, all, lora, or how many of its top blocks to train; default: as --trainable-blocks
-    )
+    text_tower: Trained = None  # frozen, all, lora, or how many top blocks to train; default: --trainable-blocks
     image_tower: Trained = None  # The same for the image tower; what a frozen one makes of posts is computed once
     lora_rank: Annotated[int, Field(ge=1)] = 8  # Rows of the thin matrices in a tower that is trained with lora
     early_stop: Count = 3  # Stop after so many epochs without a better validation macro-F1; 0: never
