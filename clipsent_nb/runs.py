@@ -103,9 +103,7 @@ class TrainConfig(Workspace):
     batch_size: Annotated[int, Field(ge=1)] = 8  # Posts per step
     lr: Positive = 8e-6  # Learning rate of the encoder
     head_lr: Positive | None = None  # Learning rate of the head; default: that of the encoder
-    head_first: bool = (
-        False  # Let the first epoch train the head, at its rate, until it stops gaining; then all at --lr
-    )
+    head_first: bool = False  # The first epoch trains the head until it stops gaining; then all moves at --lr
     weight_interpolation: Share = 1.0  # With --head-first: share of the tuned weights beside those before the tuning
     weight_decay: NotNegative = 1e-4  # AdamW's; not applied to biases and norms
     use_cosine: bool = False  # Let the learning rate fall to zero along a cosine
