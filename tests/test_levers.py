@@ -214,7 +214,7 @@ def test_predictions_are_adjusted_if_and_only_if_the_run_asked_for_it(config, tm
     assert "logit_adjustment" not in plain.metrics and TrainedModel.load(plain.folder).adjustment is None
     inputs, loaded = load_inputs(config), TrainedModel.load(asked.folder)
     assert loaded.adjustment == asked.metrics["logit_adjustment"]
-    loaded.adjustment = {**loaded.adjustment, "tau": 1.0}
+    loaded.adjustment = {"shares": [0.3, 0.1, 0.6], "tau": 1.0}
     expected = adjust_probabilities(asked.probabilities, loaded.adjustment["shares"], 1.0)
     assert abs(loaded.probabilities(inputs.val) - expected).max() < 1e-5
 
