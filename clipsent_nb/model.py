@@ -348,6 +348,56 @@ class SentimentHead(nn.Module):
         joined = torch.cat([self.image_layer(image), self.text_layer(text)], dim=-1)
         return self.classifier(self.join(joined))
 
+# %% ../nbs/02_model.ipynb #fe2ac044
+def load_tower(
+    folder: Path,  # Of a text model, a picture model, or a dual encoder
+    tower: Tower,  # What of it is wanted
+) -> tuple[nn.Module, Pooling]:
+    """A tower alone with its weights, in float32, and the pooling that suits it.
+
+    Raises ClipsentError if it is not such a model, or lacks weights.
+    """
+    quiet_transformers()
+    flag, part = {"text": ("--text-encoder", "text_config"), "image": ("--image-encoder", "vision_config")}[tower]
+    with _loading(folder, f"its {tower} tower cannot be loaded"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        dual = hasattr(config, part)
+        own = getattr(config, part, config)
+        options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
+        model, found = AutoModel.from_pretrained(folder, config=own, **options)
+    lacking = [name for name in found["missing_keys"] if "pooler" not in name]
+    if lacking or model.main_input_name != {"text": "input_ids", "image": "pixel_values"}[tower]:
+        what = f"no model for {tower}s" if not lacking else f"its file has no {first_few(sorted(lacking))}"
+        raise ClipsentError(f"{flag} {folder}", what, todo="take a whole one, of one modality or of both")
+    unpooled = bool(found["missing_keys"]) or not (dual or tower == "image")
+    return model, {"text": "mean", "image": "first"}[tower] if unpooled else "own"
+
+
+def join_towers(
+    text: Path,  # Folder of a text model with its tokenizer
+    image: Path,  # Folder of a picture model with its image processor
+    folder: Path,  # Receives the dual encoder in save_pretrained layout
+) -> None:
+    """Write a dual encoder made of a text model and a picture model.
+
+    Raises ClipsentError if one of them is unusable.
+    """
+    from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+    (reader, text_pooling), (viewer, image_pooling) = load_tower(text, "text"), load_tower(image, "image")
+    width = max(reader.config.hidden_size, viewer.config.hidden_size)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(viewer.config, reader.config, projection_dim=width)
+    config.text_pooling, config.image_pooling = text_pooling, image_pooling
+    encoder = VisionTextDualEncoderModel(config, viewer, reader)
+    for projection in (encoder.text_projection, encoder.visual_projection):
+        nn.init.eye_(projection.weight)
+    with _loading(text, "its tokenizer cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
+    with _loading(image, "its image processor cannot be loaded"):
+        image_processor = AutoImageProcessor.from_pretrained(image, trust_remote_code=False)
+    for part in (encoder, tokenizer, image_processor):
+        part.save_pretrained(folder)
+
 # %% ../nbs/02_model.ipynb #1c6333b7
 class DualEncoderClassifier(nn.Module):
     "A dual encoder with a sentiment head; text or image can be ablated."
@@ -433,9 +483,12 @@ def trainable_names(
     "The names of the encoder's parameters that are trained once it is unfrozen."
     wanted = {"neither": 0, "text": 0 if model.ablate_text else blocks["text"]}
     wanted["image"] = 0 if model.ablate_image else blocks["image"]
+    adapted = {tower_of(name) for name, _ in model.encoder.named_parameters() if "lora_" in name}
 
     def is_trained(name: str, depth: int) -> bool:
         top = wanted[tower_of(name)]
+        if tower_of(name) in adapted and "lora_" not in name:
+            return False
         return top is None or (depth <= top > 0 and not any(part in BELOW_THE_BLOCKS for part in name.split(".")))
 
     return {name for name, depth in layer_depths(model.encoder).items() if is_trained(name, depth)}
@@ -488,6 +541,39 @@ def replace_block_input(
         handle.remove()
         setattr(holder, name, blocks)
 
+# %% ../nbs/02_model.ipynb #98c83e9b
+def add_lora(
+    encoder: nn.Module,  # A dual encoder; changed in place
+    towers: Sequence[Tower],  # Whose attention receives the matrices
+    rank: int,  # Rows of the thin matrices
+) -> None:
+    """Put LoRA beside each linear layer of the attention in some towers; what it adds begins as zero.
+
+    Raises ClipsentError if `peft` is not installed, or a tower has no attention that can be found.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        todo = "run `pip install clipsent_nb[lora]`"
+        raise ClipsentError(f"--{towers[0]}-tower lora", "needs peft, which is not installed", todo=todo) from error
+    linear = [name for name, part in encoder.named_modules() if isinstance(part, nn.Linear)]
+    found = {tower: [name for name in linear if tower_of(name) == tower and "att" in name] for tower in towers}
+    for tower, names in found.items():
+        if not names:
+            raise ClipsentError(f"--{tower}-tower lora", "no attention found in it", todo="train some of its blocks")
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sum(found.values(), [])), encoder)
+
+
+def merged_state(
+    model: nn.Module,  # With or without LoRA in its encoder
+) -> dict[str, Tensor]:
+    "The state of a model in which what LoRA has learned is added to the matrices that it stands beside."
+    state = model.state_dict()
+    for name, part in model.named_modules():
+        for adapter in getattr(part, "lora_A", {}):
+            state[f"{name}.base_layer.weight"] = part.base_layer.weight + part.get_delta_weight(adapter)
+    return {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
+
 # %% ../nbs/02_model.ipynb #7b6501d7
 def parameter_counts(
     model: nn.Module,  # Any model
@@ -509,7 +595,7 @@ def save_weights(
     config: Mapping[str, object],  # Plain values only: text, numbers, booleans, None and lists of them
 ) -> None:
     "Write weights and configuration, to which the labels are added, atomically."
-    content = {"model_state": model.state_dict(), "config": {**config, "labels": list(model.labels)}}
+    content = {"model_state": merged_state(model), "config": {**config, "labels": list(model.labels)}}
     with atomic_write(path, "wb") as file:
         torch.save(content | {"format": WEIGHTS_FORMAT}, file)
 

@@ -62,14 +62,14 @@ Weights = tuple[NotNegative, NotNegative, NotNegative]
 
 def check_trained(value: object) -> object:
     "What of a tower is trained; raises ValueError if it is neither a word that is known nor a number of blocks."
-    if value in (None, "frozen", "all"):
+    if value in (None, "frozen", "all", "lora"):
         return value
     try:
         blocks = int(str(value))
     except ValueError:
         blocks = 0
     if blocks < 1:
-        raise ValueError("must be frozen, all, or a number of top blocks, at least 1")
+        raise ValueError("must be frozen, all, lora, or a number of top blocks, at least 1")
     return blocks
 
 
@@ -85,6 +85,10 @@ class TrainConfig(Workspace):
     val_csv: Path = Path("outputs/splits/val.csv")  # Posts to validate on; they choose the best epoch
     output_dir: Path = Path("outputs/optimize/clip")  # The run folder; relative to the project root
     model_name: ModelName = "openai/clip-vit-base-patch32"  # A folder in save_pretrained layout, or org/name or org/name@revision on the hub
+    text_encoder: ModelName | None = (
+        None  # With --image-encoder: join a text model to a picture model, named as --model-name
+    )
+    image_encoder: ModelName | None = None  # The picture model, or a dual encoder of which the image tower is taken
     # Model
     head_variant: HeadVariant = "ln"  # How picture and text are joined
     dropout: BelowOne = 0.15  # Share of activations dropped in the head
@@ -96,15 +100,14 @@ class TrainConfig(Workspace):
     epochs: Annotated[int, Field(ge=1)] = 12  # Passes over the training posts, at most
     freeze_epochs: Count = 1  # Passes at the start in which only the head is trained
     trainable_blocks: Count | None = None  # Afterwards train only the top blocks of each tower; default: all
-    text_tower: Trained = None  # frozen, all, or how many of its top blocks to train; default: as --trainable-blocks
+    text_tower: Trained = None  # frozen, all, lora, or how many top blocks to train; default: --trainable-blocks
     image_tower: Trained = None  # The same for the image tower; what a frozen one makes of posts is computed once
+    lora_rank: Annotated[int, Field(ge=1)] = 8  # Rows of the thin matrices in a tower that is trained with lora
     early_stop: Count = 3  # Stop after so many epochs without a better validation macro-F1; 0: never
     batch_size: Annotated[int, Field(ge=1)] = 8  # Posts per step
     lr: Positive = 8e-6  # Learning rate of the encoder
     head_lr: Positive | None = None  # Learning rate of the head; default: that of the encoder
-    head_first: bool = (
-        False  # Let the first epoch train the head, at its rate, until it stops gaining; then all at --lr
-    )
+    head_first: bool = False  # The first epoch trains the head until it stops gaining; then all moves at --lr
     weight_interpolation: Share = 1.0  # With --head-first: share of the tuned weights beside those before the tuning
     weight_decay: NotNegative = 1e-4  # AdamW's; not applied to biases and norms
     use_cosine: bool = False  # Let the learning rate fall to zero along a cosine
@@ -149,6 +152,9 @@ class TrainConfig(Workspace):
             raise ClipsentError("--ablate-text and --ablate-image", "only one of them can be set")
         if not sum(self.combo_weights):
             raise ClipsentError("--combo-weights", "must not all be 0")
+        if (self.text_encoder is None) != (self.image_encoder is None):
+            flag, other = ("--text-encoder", "--image-encoder")[:: 1 if self.text_encoder else -1]
+            raise ClipsentError(flag, "is half of an encoder", todo=f"give {other} too, or --model-name alone")
         if self.weight_interpolation < 1 and not self.head_first:
             todo = "add --head-first"
             raise ClipsentError("--weight-interpolation", "there are no weights to interpolate with", todo=todo)
@@ -161,7 +167,7 @@ class TrainConfig(Workspace):
     def blocks(self) -> Blocks:
         "How many top blocks of each tower are trained after the frozen epochs; None: all, 0: none."
         towers, ablated = (self.text_tower, self.image_tower), (self.ablate_text, self.ablate_image)
-        words = {None: self.trainable_blocks, "frozen": 0, "all": None}
+        words = {None: self.trainable_blocks, "frozen": 0, "all": None, "lora": None}
         wanted = (0 if without else words.get(tower, tower) for tower, without in zip(towers, ablated, strict=True))
         return dict(zip(("text", "image"), wanted, strict=True))
 
@@ -256,10 +262,13 @@ def identity(config: TrainConfig) -> dict[str, object]:
     Raises ClipsentError if a split file is missing.
     """
     values = {name: value for name, value in config_values(config).items() if name not in EXECUTION_ONLY}
-    model = resolved_model(config.model_name, config)
-    folder = model if isinstance(model, Path) else cached_encoder(model, weights=False)
-    if folder is not None:
-        values["model_name"] = encoder_identity(folder)
+    joined = config.text_encoder is not None
+    for name in ("text_encoder", "image_encoder") if joined else ("model_name",):
+        model = resolved_model(values[name], config)
+        folder = model if isinstance(model, Path) else cached_encoder(model, weights=False)
+        values[name] = values[name] if folder is None else encoder_identity(folder)
+    if joined:
+        values["model_name"] = "joined"
     return values | {f"content of {name}": posts_fingerprint(config, name) for name in ("train_csv", "val_csv")}
 
 

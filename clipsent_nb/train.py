@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_SETTINGS', 'update', 'learning_rate_factor', 'average_weights', 'replace_weights', 'sample_config',
-           'RunInputs', 'load_inputs', 'refuse_missing_classes', 'State', 'new_state', 'fit', 'sample_run']
+           'RunInputs', 'load_inputs', 'find_encoder', 'refuse_missing_classes', 'State', 'new_state', 'fit',
+           'sample_run']
 
 # %% ../nbs/04_train.ipynb #961a59a8
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,11 +28,13 @@ from clipsent_nb.files import (
     ClipsentError,
     atomic_write,
     checked,
+    digest,
     first_few,
     first_line,
     locked,
     log,
     progress_bar,
+    replace_file,
     write_csv,
     write_json,
 )
@@ -38,7 +42,9 @@ from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, bucketed_batches, copies_in, load_posts, refresh_content
 from clipsent_nb.model import (
     DualEncoderClassifier,
+    add_lora,
     check_encoder,
+    join_towers,
     layer_depths,
     load_encoder,
     load_exact,
@@ -224,7 +230,7 @@ def load_inputs(config: TrainConfig) -> RunInputs:
 
     Raises ClipsentError if something is missing or unusable, too many posts are, or a post has no label.
     """
-    encoder = fetch_encoder(resolved_model(config.model_name, config), config.offline)
+    encoder = find_encoder(config)
     check_encoder(encoder)
     processors, inputs, left_out = load_processors(encoder), [], []
     for name in ("train_csv", "val_csv"):
@@ -237,6 +243,25 @@ def load_inputs(config: TrainConfig) -> RunInputs:
         refuse_missing_classes(path, inputs[-1].labels, LABELS if name == "train_csv" else ())
     leaked = copies_in(inputs[1].posts, inputs[0].posts)
     return RunInputs(encoder, processors, *inputs, leaked, left_out)
+
+
+def find_encoder(config: TrainConfig) -> Path:
+    """The folder of the encoder; one that is joined from two is made once and kept under outputs/cache/encoders.
+
+    Raises ClipsentError if one is missing or unusable.
+    """
+    if config.text_encoder is None:
+        return fetch_encoder(resolved_model(config.model_name, config), config.offline)
+    names = config.text_encoder, config.image_encoder
+    text, image = (fetch_encoder(resolved_model(name, config), config.offline) for name in names)
+    key = digest(f"{encoder_identity(text)} {encoder_identity(image)}".encode())[:16]
+    folder = config.cache / "encoders" / key
+    with locked(folder.parent, name=f".{key}.lock"):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+                join_towers(text, image, Path(made) / key)
+                replace_file(Path(made) / key, folder)
+    return folder
 
 
 def refuse_missing_classes(
@@ -297,7 +322,7 @@ def new_state(config: TrainConfig, inputs: RunInputs, device: torch.device, dtyp
         torch.manual_seed(config.seed)
         ablated = config.ablate_text, config.ablate_image
         model = DualEncoderClassifier(load_encoder(inputs.encoder), config.head_variant, config.dropout, *ablated)
-    prepare_encoder(model.encoder, config)
+        prepare_encoder(model.encoder, config)
     model = model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
     schedule = make_schedule(optimizer, config, math.ceil(len(inputs.train) / config.batch_size))
@@ -305,13 +330,16 @@ def new_state(config: TrainConfig, inputs: RunInputs, device: torch.device, dtyp
 
 # %% ../nbs/04_train.ipynb #647ed602
 def prepare_encoder(encoder: nn.Module, config: TrainConfig) -> None:
-    """Let an encoder pool as the configuration says, and save memory if that is wanted.
+    """Let an encoder pool, be adapted, and save memory as the configuration says.
 
-    Raises ClipsentError if it cannot compute its blocks twice.
+    Raises ClipsentError if it cannot.
     """
     for name in ("text_pooling", "image_pooling"):
         if getattr(config, name):
             setattr(encoder.config, name, getattr(config, name))
+    words = {"text": config.text_tower, "image": config.image_tower}
+    if towers := [tower for tower, word in words.items() if word == "lora" and config.blocks[tower] is None]:
+        add_lora(encoder, towers, config.lora_rank)
     if config.gradient_checkpointing:
         try:
             enable = getattr(encoder, "activation_checkpointing_enable", None)  # its name as of transformers 6
@@ -448,8 +476,8 @@ def share_gradients(model: DualEncoderClassifier, posts: int) -> None:
         work.wait()
 
 # %% ../nbs/04_train.ipynb #94ca2261
-def finish_epoch(state: State, labels: np.ndarray, probabilities: np.ndarray, frozen: bool) -> None:
-    "Record the scores of an epoch, and whether it is the best so far."
+def finish_epoch(state: State, labels: np.ndarray, probabilities: np.ndarray, frozen: bool, rate: float) -> None:
+    "Record the scores of an epoch with its last learning rate, and whether it is the best so far."
     scores = score(labels, probabilities)
     names = (
         "acc f1_macro precision_macro recall_macro f1_weighted".split() + [f"f1_{label}" for label in LABELS] + ["nll"]
@@ -460,7 +488,7 @@ def finish_epoch(state: State, labels: np.ndarray, probabilities: np.ndarray, fr
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.posts,
             **{f"val_{name}": scores[name] for name in names},
-            "lr": state.optimizer.param_groups[-1 if frozen else 0]["lr"],
+            "lr": rate,
             "frozen": int(frozen),
         }
     )
@@ -698,8 +726,11 @@ def fit(
                         state.seconds, started = state.seconds + time.monotonic() - started, time.monotonic()
                         save_state(folder, pack_state(state, config))
                         saved = time.monotonic()
+                rate = last_rate(state, config, frozen)
                 with replace_weights(state.model, scored_weights(state, config)):
-                    finish_epoch(state, inputs.val.labels, head_probabilities(state.model, features.val()), frozen)
+                    finish_epoch(
+                        state, inputs.val.labels, head_probabilities(state.model, features.val()), frozen, rate
+                    )
                     if state.is_best:
                         keep_best(folder, state, config, frozen)
                 state.seconds += time.monotonic() - started
@@ -718,6 +749,13 @@ def make_class_loss(config: TrainConfig, labels: np.ndarray) -> Callable[[Tensor
     counts = np.bincount(labels, minlength=len(LABELS))
     settings = config.focal_gamma, config.cb_beta, config.combo_weights, config.class_weights, config.label_smoothing
     return make_loss(config.loss, counts, *settings)
+
+
+def last_rate(state: State, config: TrainConfig, frozen: bool) -> float:
+    "The learning rate of what was trained in this epoch; of the top layer, if the layers differ."
+    if config.head_first and state.epoch == 0:
+        return config.head_lr or config.lr
+    return state.optimizer.param_groups[-1 if frozen else 0]["lr"]
 
 
 def training_bar(config: TrainConfig, state: State, posts: int):

@@ -1,18 +1,28 @@
 """Every lever of a training can be interrupted, and does what its comment says, on a few posts."""
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from clipsent_nb import features, train
 from clipsent_nb.cli import parse
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError, Workspace, write_csv
-from clipsent_nb.model import load_encoder, read_weights, tower_of
+from clipsent_nb.model import (
+    image_features,
+    load_encoder,
+    load_processors,
+    read_weights,
+    text_features,
+    tower_of,
+)
 from clipsent_nb.objective import adjust_probabilities
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
@@ -53,19 +63,27 @@ def scores(run: Run) -> dict[str, object]:
 
 
 LEVERS = {
-    "one tower": {"image_tower": "frozen"},
+    "one tower": {"image_tower": "frozen", "text_pooling": "mean", "image_pooling": "mean"},
     "one block of a tower": {"text_tower": 1, "image_tower": "frozen", "freeze_epochs": 1},
-    "regularisation": {"modality_dropout": 0.3, "label_smoothing": 0.1, "class_weights": "sqrt", "layer_decay": 0.5},
-    "average": {"ema_decay": 0.7, "freeze_epochs": 1},
-    "checkpoints": {"gradient_checkpointing": True, "trainable_blocks": 1},
+    "blocks computed twice": {"gradient_checkpointing": True, "trainable_blocks": 1},
+    "regularisation": {
+        "modality_dropout": 0.3,
+        "label_smoothing": 0.1,
+        "class_weights": "sqrt",
+        "layer_decay": 0.5,
+        "ema_decay": 0.7,
+        "freeze_epochs": 1,
+    },
     "head first": {"head_first": True, "head_lr": 1e-2, "weight_interpolation": 0.5, "ema_decay": 0.7},
-    "pooling": {"text_pooling": "mean", "image_pooling": "mean", "freeze_epochs": 1},
+    "lora": {"text_tower": "lora", "image_tower": "frozen", "lora_rank": 2},
 }
 
 
 @pytest.mark.parametrize("lever", LEVERS)
 def test_a_run_with_a_lever_ends_like_an_undisturbed_one_after_a_kill(config, tmp_path, lever):
-    config = replace(config, save_minutes=0.0, **LEVERS[lever])
+    if lever == "lora":
+        pytest.importorskip("peft")
+    config = replace(config, epochs=2, save_minutes=0.0, **LEVERS[lever])
     undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
     with pytest.raises(Killed):
         fit(config, kill)
@@ -149,14 +167,14 @@ def test_tuning_begins_where_the_head_stopped_gaining_and_scores_what_lies_betwe
 
     monkeypatch.setattr(train, "finish_epoch", finish)
     run = fit(config, lambda state: steps.append(copy(state)))
-    assert run.history.frozen.tolist() == [1, 0] and len(steps) == 3
+    assert run.history.frozen.tolist() == [1, 0] and len(steps) == 3 and run.history.lr[0] == 1e-2
     for name in ("head.classifier.0.weight", "encoder.text_projection.weight"):
         torch.testing.assert_close(scored[1][name], 0.75 * scored[0][name] + 0.25 * steps[-1][name])
 
 
 @pytest.mark.parametrize("wrong", ["top", 0, -1, 2.5, True])
 def test_what_is_trained_of_a_tower_is_a_word_or_a_number_of_blocks(wrong):
-    with pytest.raises(ClipsentError, match="--text-tower .*must be frozen, all, or a number of top blocks"):
+    with pytest.raises(ClipsentError, match="--text-tower .*must be frozen, all, lora, or a number of top blocks"):
         TrainConfig(text_tower=wrong)
 
 
@@ -196,6 +214,71 @@ def test_predictions_are_adjusted_if_and_only_if_the_run_asked_for_it(config, tm
     assert "logit_adjustment" not in plain.metrics and TrainedModel.load(plain.folder).adjustment is None
     inputs, loaded = load_inputs(config), TrainedModel.load(asked.folder)
     assert loaded.adjustment == asked.metrics["logit_adjustment"]
-    loaded.adjustment = {**loaded.adjustment, "tau": 1.0}
+    loaded.adjustment = {"shares": [0.3, 0.1, 0.6], "tau": 1.0}
     expected = adjust_probabilities(asked.probabilities, loaded.adjustment["shares"], 1.0)
     assert abs(loaded.probabilities(inputs.val) - expected).max() < 1e-5
+
+
+def test_lora_without_peft_names_the_extra(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ClipsentError, match=r"--image-tower lora: needs peft.*clipsent_nb\[lora\]"):
+        fit(replace(config, image_tower="lora"))
+
+
+@pytest.fixture(scope="module")
+def reader(root, tmp_path_factory) -> Path:
+    "The folder of a small BERT with the tokenizer of the tiny CLIP."
+    folder, (tokenizer, _) = tmp_path_factory.mktemp("reader"), load_processors(root / "tiny_clip")
+    small = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **small))
+    for part in (model, tokenizer):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_two_models_are_joined_once_and_known_by_what_they_hold(config, root, tmp_path, reader):
+    config = replace(config, epochs=1, text_encoder=str(reader), image_encoder="tiny_clip")
+    run = fit(config)
+    [made] = (root / "outputs/cache/encoders").glob("[!.]*")
+    written = (made / "config.json").stat().st_mtime_ns
+    moved = shutil.copytree(reader, tmp_path / "elsewhere")
+    assert fit(replace(config, text_encoder=str(moved))).found
+    loaded = TrainedModel.load(run.folder)
+    assert loaded.model.encoder.config.text_pooling == "mean"
+    assert abs(loaded.probabilities(load_inputs(config).val) - run.probabilities).max() < 1e-5
+    assert (made / "config.json").stat().st_mtime_ns == written
+    with pytest.raises(ClipsentError, match="text_encoder"):
+        fit(replace(config, text_encoder="tiny_clip"))
+
+
+@pytest.mark.parametrize("half", ["text_encoder", "image_encoder"])
+def test_half_of_an_encoder_is_refused(half):
+    with pytest.raises(ClipsentError, match=f"--{half.replace('_', '-')}: is half of an encoder"):
+        TrainConfig(**{half: "someone/model"})
+
+
+def test_a_model_of_the_other_modality_is_refused(config, root, reader):
+    with pytest.raises(ClipsentError, match="--image-encoder .*no model for images"):
+        fit(replace(config, text_encoder="tiny_clip", image_encoder=str(reader)))
+
+
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_tower_pools_as_its_configuration_says(root, tower):
+    encoder, inputs = load_encoder(root / "tiny_clip"), load_inputs(TrainConfig(root, model_name="tiny_clip"))
+    batch, found = inputs.val.batch([0, 1]), {}
+    for pooling in ("own", "mean", "first"):
+        setattr(encoder.config, f"{tower}_pooling", pooling)
+        with torch.no_grad():
+            if tower == "text":
+                found[pooling] = text_features(encoder, batch["input_ids"], batch["attention_mask"])
+            else:
+                found[pooling] = image_features(encoder, batch["pixel_values"])
+    with torch.no_grad():
+        if tower == "text":
+            hidden = encoder.text_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+            torch.testing.assert_close(found["first"], encoder.text_projection(hidden[:, 0]))
+        else:
+            hidden = encoder.vision_model(batch["pixel_values"]).last_hidden_state
+            torch.testing.assert_close(found["mean"], encoder.visual_projection(hidden.mean(dim=1)))
+    assert not torch.allclose(found["own"], found["mean"]) and not torch.allclose(found["mean"], found["first"])

@@ -421,9 +421,7 @@ def test_two_processes_give_the_scores_of_one(config, tmp_path):
     flags += ["--batch-size", "16", "--lr", "1e-3", "--use-cosine", "--warmup-ratio", "0.1", "--precision", "fp32"]
     settings = {"precision": "fp32", "early_stop": 3}
     for extra in ({}, {"image_aug": True}, {"trainable_blocks": 1}):
-        one = fit(
-            replace(config, **settings, **extra, output_dir=tmp_path / f"one{len(extra)}{list(extra)}"), progress=False
-        )
+        one = fit(replace(config, **settings, **extra, output_dir=tmp_path / f"one{len(extra)}{list(extra)}"))
         more = [
             f"--{name.replace('_', '-')}" + (f"={value}" if value is not True else "") for name, value in extra.items()
         ]
