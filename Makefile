@@ -1,11 +1,11 @@
-# make setup | demo | test | lab | readme | templates | bench | clean
+# make setup | demo | test | lab | docs | readme | templates | bench | clean
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lab readme templates bench clean
+.PHONY: setup demo test lab docs readme templates bench clean
 
 setup: .venv/.installed
 
@@ -30,6 +30,11 @@ test: setup
 
 lab: setup
 	$(BIN)/jupyter lab nbs
+
+# A site in build/docs, made of notebooks, code and docs/
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 
 readme: setup
 	$(BIN)/python tests/readme.py > README.md

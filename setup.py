@@ -19,7 +19,7 @@ setup(
     description=settings["description"],
     keywords=settings["keywords"].split(),
     install_requires=lines("requirements"),
-    extras_require={extra: lines(f"{extra}_requirements") for extra in ("ray", "optuna", "onnx", "dev")},
+    extras_require={key.removesuffix("_requirements"): lines(key) for key in settings if key.endswith("_requirements")},
     entry_points={
         "console_scripts": lines("console_scripts"),
         "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],

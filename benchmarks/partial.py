@@ -35,7 +35,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in config.cache.glob("activations/**/*") if path.is_file())
         anew = Training(bare, inputs, dtype)
         model = plain.new_model(config, inputs)
-        set_trainable(model, True, blocks)
+        set_trainable(model, True, {"text": blocks, "image": blocks})
         optimizer = torch.optim.AdamW(parameter_groups(model, config))
         loaders = [plain.batches(config, inputs, split.posts) for split in (inputs.train, inputs.val)]
         sides = {

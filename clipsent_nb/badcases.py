@@ -587,7 +587,7 @@ def take_settings(
 # %% ../nbs/09_badcases.ipynb #fec7ecc1
 def predict_posts(
     posts: pd.DataFrame,  # From `refresh_content`
-    weights: Path,  # A run's best.pt, or its folder
+    weights: Path,  # A run's best.pt, or its folder; relative to the project root
     config: TrainConfig,  # Says where things are, and how many posts to read at a time
     where: Path,  # What messages call the posts
 ) -> pd.DataFrame:
@@ -598,7 +598,8 @@ def predict_posts(
     trained = TrainedModel.load(weights, config, config.model_name)
     inputs = load_posts(posts, trained.processors, trained.config, config, where)
     table = prediction_table(inputs.posts, inputs.labels, trained.probabilities(inputs, config.batch_size))
-    known = (weights if weights.is_dir() else weights.parent) / "train_posts.csv"
+    place = config.resolve(weights)
+    known = (place if place.is_dir() else place.parent) / "train_posts.csv"
     if not known.is_file():
         return table.assign(met="unknown")
     met = copies_in(inputs.posts, read_table(known))
@@ -611,7 +612,7 @@ from clipsent_nb.batches import Execution, run_many
 def train_folds(
     posts: pd.DataFrame,  # From `refresh_content`
     config: TrainConfig,  # Settings of the folds' runs
-    weights: Path | None,  # A run to take the settings from instead
+    weights: Path | None,  # A run to take the settings from instead; relative to the project root
     folds: int,  # How many
     execution: Execution,  # How the runs are executed
 ) -> pd.DataFrame | str:
@@ -620,7 +621,7 @@ def train_folds(
     Raises ClipsentError if a fold failed; the others are kept.
     """
     if weights is not None:
-        config, overruled = take_settings(weights, config)
+        config, overruled = take_settings(config.resolve(weights), config)
         unused = f"; not used: {first_few(overruled)}" if overruled else ""
         log.info("the folds are trained with the settings of %s%s", weights, unused)
     configs, folder = make_folds(posts, config, folds), config.resolve(config.output_dir)
@@ -693,7 +694,7 @@ def mine(
     kind, file = ("csv", csv) if csv else (source, config.val_csv if source == "val" else config.train_csv)
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
-    weights, path = None if weights is None else config.resolve(weights), config.resolve(file)
+    path = config.resolve(file)
     posts = refresh_content(read_split(path), config, path)
     if unlabelled := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(unlabelled)}", todo="give posts with labels")

@@ -38,6 +38,8 @@ COMMANDS = {
     "run": Command(
         "stage", "run_stage", "do all of this in order from one file of settings, skipping what is complete"
     ),
+    "doctor": Command("doctor", "doctor", "tell what this machine has, what it lacks, and what to do about it"),
+    "clean-cache": Command("doctor", "clean_cache", "free the space of what can be computed again"),
 }
 
 # %% ../nbs/cli.ipynb #a3864644

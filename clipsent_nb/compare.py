@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.batches import name_runs
+from clipsent_nb.files import ClipsentError, read_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
 from clipsent_nb.runs import Run, TrainConfig
 
@@ -36,18 +37,43 @@ from clipsent_nb.files import first_few
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
 REFERENCES = ("always-majority", "tfidf-logistic")
+MOST_VALUES = 4  # in a name; a set of cleaning rules is known by its folder
+
+
+def place_run(
+    run: Run,  # A finished run
+    root: Path,  # The project root
+) -> str:
+    "Where a run is: its folder below outputs/optimize, or below the project root, or the whole path."
+    for parent in ((root / "outputs/optimize").resolve(), root.resolve()):
+        if run.folder.is_relative_to(parent):
+            return run.folder.relative_to(parent).as_posix()
+    return run.folder.as_posix()
 
 
 def name_run(
     run: Run,  # A finished run
     root: Path,  # The project root
 ) -> str:
-    "What a run is called: its folder below outputs/optimize, or below the project root, or the whole path."
-    for parent in ((root / "outputs/optimize").resolve(), root.resolve()):
-        if run.folder.is_relative_to(parent):
-            name = run.folder.relative_to(parent).as_posix()
-            return f"{name} (run)" if name in REFERENCES else name
-    return run.folder.as_posix()
+    "What a run is called: what varies in its batch, such as `grid_search: lr 0.001, batch 8`, or where it is."
+    name, batch = place_run(run, root), run.folder.parent
+    if (batch / "cells.json").is_file():
+        cells = [cell["values"] for cell in read_json(batch / "cells.json")["cells"] if cell["name"] == run.folder.name]
+        own = [{field: value for field, value in values.items() if field != "seed"} for values in cells]
+        few = any(0 < len(values) <= MOST_VALUES for values in own)
+        return f"{batch.name}: {name_runs(own)[0]}" if few else name
+    return f"{name} (run)" if name in REFERENCES else name
+
+
+def name_groups(
+    groups: Sequence[list[Run]],  # From `group_seeds`
+    root: Path,  # The project root
+) -> list[str]:
+    "What each group is called; where two would be called the same, their folders are added."
+    names = [min((name_run(run, root) for run in group), key=len) for group in groups]
+    twice = {name for name in names if names.count(name) > 1}
+    places = [place_run(group[0], root) for group in groups]
+    return [f"{name} ({place})" if name in twice else name for name, place in zip(names, places, strict=True)]
 
 # %% ../nbs/12_compare.ipynb #2e560217
 def fit_references(
@@ -184,7 +210,8 @@ def measure_contender(
     if one.leaked:
         unseen = [[run.metrics.get(f"unseen_val_{name}", np.nan) for run in one.runs] for name in ("f1_macro", "posts")]
         row |= dict(zip(("unseen_val_f1_macro", "unseen_val_posts"), np.mean(unseen, axis=1), strict=True))
-    return row | {"settings": describe_settings(one.runs[0], baseline.runs[0]) if one.runs else ""}
+    settings = describe_settings(one.runs[0], baseline.runs[0]) if one.runs else ""
+    return row | {"settings": settings, "folder": str(one.runs[0].config["output_dir"]) if one.runs else ""}
 
 
 def rank_contenders(
@@ -221,9 +248,11 @@ def render_ranking(
             some = pd.notna(row.unseen_val_f1_macro)
             remark = f"leaked; {unseen}" if some else "leaked; all validation posts have copies in train"
         place = "" if row.leaked else str(row["rank"])
-        rows.append([place, escape(row.model), *numbers, row.seeds or "", remark, escape(row.settings)])
+        rows.append(
+            [place, escape(row.model), *numbers, row.seeds or "", remark, escape(row.settings), escape(row.folder)]
+        )
     names = ["rank", "model", "macro-F1, cross-fitted", "95 % interval", "macro-F1, reported", "accuracy", "seeds"]
-    names += ["against the baseline", "settings unlike the baseline's"]
+    names += ["against the baseline", "settings unlike the baseline's", "folder"]
     return pd.DataFrame(rows, columns=names).to_html(index=False, escape=False, border=0)
 
 # %% ../nbs/12_compare.ipynb #5455f5e1
@@ -428,10 +457,9 @@ def gather_contenders(
     baseline = Run.load(config.resolve(config.output_dir))
     kept, refused = comparable_runs(config, runs)
     posts, contenders = validation_posts(baseline), []
-    for group in group_seeds([baseline, *kept]):
-        named = [baseline] if baseline in group else group
-        name = min((name_run(run, config.project_root) for run in named), key=len)
-        contenders.append(make_contender(name, group, posts))
+    groups = group_seeds([baseline, *kept])
+    names = name_groups([[baseline] if baseline in group else group for group in groups], config.project_root)
+    contenders += [make_contender(name, group, posts) for name, group in zip(names, groups, strict=True)]
     if references:
         train, val = baseline_posts(baseline, config)
         contenders += fit_references(train.text, train.label, val.set_index("guid").text[posts.guid])

@@ -169,6 +169,29 @@ def feature_widths(
         return config.projection_dim, config.projection_dim
     return config.text_config.projection_size, config.vision_config.hidden_size
 
+# %% ../nbs/02_model.ipynb #160aeaa9
+Tower = Literal["text", "image"]
+Pooling = Literal["own", "mean", "first"]
+
+
+def pool(
+    encoder: nn.Module,  # A dual encoder; its configuration says how
+    tower: Tower,
+    output: Any,  # Of the tower: last_hidden_state [B, L, width], and pooler_output, which is pooled and projected
+    mask: Tensor | None = None,  # 1 where a position counts in the mean [B, L]; None: all do
+) -> Tensor:
+    "One projected vector per post [B, width]."
+    pooling = getattr(encoder.config, f"{tower}_pooling", "own")
+    if pooling == "own":
+        return output.pooler_output
+    hidden = output.last_hidden_state
+    if pooling == "mean":
+        share = torch.ones_like(hidden[:, :, :1]) if mask is None else mask[:, :, None].to(hidden.dtype)
+        hidden = (hidden * share).sum(dim=1) / share.sum(dim=1)
+    else:
+        hidden = hidden[:, 0]
+    return getattr(encoder, {"text": "text_projection", "image": "visual_projection"}[tower], nn.Identity())(hidden)
+
 # %% ../nbs/02_model.ipynb #0c444556
 def text_features(
     encoder: nn.Module,  # A dual encoder
@@ -176,7 +199,8 @@ def text_features(
     attention_mask: Tensor,  # 1 for tokens, 0 for padding [B, L]
 ) -> Tensor:
     "Projected text features [B, text width]."
-    return encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    output = encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+    return pool(encoder, "text", output, attention_mask)
 
 # %% ../nbs/02_model.ipynb #e3b1128b
 def image_features(
@@ -184,7 +208,7 @@ def image_features(
     pixel_values: Tensor,  # Normalised pixels [B, 3, H, W]
 ) -> Tensor:
     "Projected image features [B, image width]."
-    return encoder.get_image_features(pixel_values=pixel_values).pooler_output
+    return pool(encoder, "image", encoder.get_image_features(pixel_values=pixel_values))
 
 # %% ../nbs/02_model.ipynb #eaabf6f2
 def _text_probe(encoder: nn.Module, tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -343,58 +367,83 @@ class DualEncoderClassifier(nn.Module):
         self.ablate_text, self.ablate_image, self.labels = ablate_text, ablate_image, tuple(labels)
         self.head = SentimentHead(*feature_widths(encoder), head_variant, dropout, labels)
 
-    def features(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        "Text features [B, text width] and image features [B, image width] of a batch, zeros where ablated."
-        text_width, image_width = feature_widths(self.encoder)
-        if self.ablate_text:
-            text = pixel_values.new_zeros(pixel_values.shape[0], text_width)  # a shape can be traced
-        else:
+    def features(
+        self,
+        input_ids: Tensor | None = None,  # Token ids [B, L]; None: the text tower is not run
+        attention_mask: Tensor | None = None,  # 1 for tokens, 0 for padding [B, L]
+        pixel_values: Tensor | None = None,  # Normalised pixels [B, 3, H, W]; None: the image tower is not run
+    ) -> tuple[Tensor, Tensor]:
+        "Text features [B, text width] and image features [B, image width] of a batch, zeros where ablated or not given."
+        given = pixel_values if input_ids is None else input_ids
+        widths, count = feature_widths(self.encoder), given.shape[0]  # a shape, unlike a length, can be traced
+        text, image = (given.new_zeros(count, width, dtype=torch.float32) for width in widths)
+        if input_ids is not None and not self.ablate_text:
             text = text_features(self.encoder, input_ids, attention_mask)
-        if self.ablate_image:
-            return text, pixel_values.new_zeros(pixel_values.shape[0], image_width)
-        return text, image_features(self.encoder, pixel_values)
+        if pixel_values is not None and not self.ablate_image:
+            image = image_features(self.encoder, pixel_values)
+        return text, image
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,  # As in `features`
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> Tensor:
         "Logits [B, C] in the order of the labels."
         return self.head(*self.features(input_ids, attention_mask, pixel_values))
 
 # %% ../nbs/02_model.ipynb #ee0eeade
+Blocks = Mapping[Tower, int | None]  # How many of a tower's top blocks are trained; None: the whole tower
+WHOLE: Blocks = {"text": None, "image": None}
+
+
 def tower_of(
-    name: str,  # Of a parameter of a dual encoder
-) -> Literal["text", "image", "neither"]:
-    "Which tower a parameter belongs to."
+    name: str,  # Of a part or parameter of a dual encoder
+) -> Tower | Literal["neither"]:
+    "Which tower it belongs to."
     first = name.split(".")[0]
     return "text" if first.startswith("text") else "image" if first.startswith("vis") else "neither"
-
-# %% ../nbs/02_model.ipynb #b540d5cf
-def trainable_names(
-    model: DualEncoderClassifier,  # Whose encoder is meant
-    blocks: int | None = None,  # Only the top blocks of each tower and what follows them; None: all
-) -> set[str]:
-    "The names of the encoder's parameters that are trained once it is unfrozen."
-    ablated = {"text": model.ablate_text, "image": model.ablate_image, "neither": True}
-    names = [name for name, _ in model.encoder.named_parameters() if not ablated[tower_of(name)]]
-    if blocks is None:
-        return set(names)
-    stacks = {name: len(part) for name, part in model.encoder.named_modules() if isinstance(part, nn.ModuleList)}
-    return {name for name in names if _above(name, stacks, blocks)} if blocks else set()
 
 # %% ../nbs/02_model.ipynb #2f0276fe
 BELOW_THE_BLOCKS = ("embeddings", "pre_layrnorm", "pre_layernorm")
 
-# %% ../nbs/02_model.ipynb #58962e3a
-def _above(name: str, stacks: Mapping[str, int], blocks: int) -> bool:
-    "Whether a parameter is in the top `blocks` of its stack or runs after it."
+
+def layer_depths(
+    encoder: nn.Module,  # A dual encoder
+) -> dict[str, int]:
+    "The distance of each parameter from the head: 0 after the blocks, 1 in the top block, n + 1 before n blocks."
+    stacks = {name: len(part) for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList)}
+    return {name: _depth(name, stacks) for name, _ in encoder.named_parameters()}
+
+
+def _depth(name: str, stacks: Mapping[str, int]) -> int:
     for stack, length in stacks.items():
         if name.startswith(stack + "."):
-            return int(name[len(stack) + 1 :].split(".")[0]) >= length - blocks
-    return not any(part in BELOW_THE_BLOCKS for part in name.split("."))
+            return length - int(name[len(stack) + 1 :].split(".")[0])
+    if not any(part in BELOW_THE_BLOCKS for part in name.split(".")):
+        return 0
+    return 1 + max((length for stack, length in stacks.items() if tower_of(stack) == tower_of(name)), default=0)
+
+# %% ../nbs/02_model.ipynb #b540d5cf
+def trainable_names(
+    model: DualEncoderClassifier,  # Whose encoder is meant
+    blocks: Blocks = WHOLE,  # Only the top blocks of a tower and what follows them; 0: nothing of it
+) -> set[str]:
+    "The names of the encoder's parameters that are trained once it is unfrozen."
+    wanted = {"neither": 0, "text": 0 if model.ablate_text else blocks["text"]}
+    wanted["image"] = 0 if model.ablate_image else blocks["image"]
+
+    def is_trained(name: str, depth: int) -> bool:
+        top = wanted[tower_of(name)]
+        return top is None or (depth <= top > 0 and not any(part in BELOW_THE_BLOCKS for part in name.split(".")))
+
+    return {name for name, depth in layer_depths(model.encoder).items() if is_trained(name, depth)}
 
 # %% ../nbs/02_model.ipynb #e49050a4
 def set_trainable(
     model: DualEncoderClassifier,  # Changed in place
     encoder: bool,  # Whether the encoder is trained beside the head
-    blocks: int | None = None,  # Only the top blocks of each tower; None: all
+    blocks: Blocks = WHOLE,  # As in `trainable_names`
 ) -> None:
     "Freeze or unfreeze the encoder; the head is always trained."
     names = trainable_names(model, blocks) if encoder else set()
@@ -404,7 +453,7 @@ def set_trainable(
 # %% ../nbs/02_model.ipynb #b22add15
 def block_stack(
     encoder: nn.Module,  # A dual encoder
-    tower: Literal["text", "image"],  # Which of the two
+    tower: Tower,  # Which of the two
 ) -> str | None:
     "The name of a tower's stack of blocks, such as text_model.encoder.layers; None if it has several or none."
     parts = [name for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList)]

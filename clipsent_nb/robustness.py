@@ -115,7 +115,7 @@ def load_probe(
 
     Raises ClipsentError if model or split is unusable, a post has no label, or too many posts cannot be used.
     """
-    trained = TrainedModel.load(workspace.resolve(weights), workspace, model_name)
+    trained = TrainedModel.load(weights, workspace, model_name)
     split = workspace.resolve(val_csv or str(trained.config["val_csv"]))
     posts = refresh_content(read_split(split), workspace, split)
     if bare := posts.guid[posts.label == ""].tolist():
@@ -531,9 +531,9 @@ def robustness(
 
     Raises ClipsentError for unusable weights or posts.
     """
-    folder, weights = workspace.resolve(output_dir), workspace.resolve(weights)
+    folder, probe = workspace.resolve(output_dir), load_probe(weights, val_csv, model_name, settings, workspace)
+    weights = workspace.resolve(weights)
     weights = weights / "best.pt" if weights.is_dir() else weights
-    probe = load_probe(weights, val_csv, model_name, settings, workspace)
     labels, groups = probe.inputs.labels, probe.inputs.groups
     with locked(folder, "--output-dir"):
         predictions = predict_conditions(probe, predictions_file(probe, weights, folder))

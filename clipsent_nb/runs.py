@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 import clipsent_nb
 from .data import LABELS, read_split
@@ -44,8 +44,8 @@ from clipsent_nb.files import (
 )
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
-from .model import HeadVariant
-from .objective import LossName, absent_classes
+from .model import Blocks, HeadVariant, Pooling
+from .objective import LossName, Weighting, absent_classes
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -54,6 +54,22 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weights = tuple[NotNegative, NotNegative, NotNegative]
+
+
+def check_trained(value: object) -> object:
+    "What of a tower is trained; raises ValueError if it is neither a word that is known nor a number of blocks."
+    if value in (None, "frozen", "all"):
+        return value
+    try:
+        blocks = int(str(value))
+    except ValueError:
+        blocks = 0
+    if blocks < 1:
+        raise ValueError("must be frozen, all, or a number of top blocks, at least 1")
+    return blocks
+
+
+Trained = Annotated[str | int | None, BeforeValidator(check_trained)]
 
 # %% ../nbs/04a_runs.ipynb #156de1b1
 @settings
@@ -70,10 +86,14 @@ class TrainConfig(Workspace):
     dropout: BelowOne = 0.15  # Share of activations dropped in the head
     ablate_text: bool = False  # Train without the texts
     ablate_image: bool = False  # Train without the pictures
+    text_pooling: Pooling | None = None  # One vector per text: own, mean (over tokens) or first; default: the encoder's
+    image_pooling: Pooling | None = None  # The same for pictures and their patches
     # Optimisation
     epochs: Annotated[int, Field(ge=1)] = 12  # Passes over the training posts, at most
     freeze_epochs: Count = 1  # Passes at the start in which only the head is trained
     trainable_blocks: Count | None = None  # Afterwards train only the top blocks of each tower; default: all
+    text_tower: Trained = None  # frozen, all, or how many of its top blocks to train; default: as --trainable-blocks
+    image_tower: Trained = None  # The same for the image tower; what a frozen one makes of posts is computed once
     early_stop: Count = 3  # Stop after so many epochs without a better validation macro-F1; 0: never
     batch_size: Annotated[int, Field(ge=1)] = 8  # Posts per step
     lr: Positive = 8e-6  # Learning rate of the encoder
@@ -81,12 +101,17 @@ class TrainConfig(Workspace):
     weight_decay: NotNegative = 1e-4  # AdamW's; not applied to biases and norms
     use_cosine: bool = False  # Let the learning rate fall to zero along a cosine
     warmup_ratio: Share = 0.0  # Share of the steps in which the learning rate rises from zero
-    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0  # Longer gradients are cut to this length
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0  # Longer gradients are clipped to this norm
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # Each layer's rate is that of the layer above it times this
+    modality_dropout: BelowOne = 0.0  # Share of training posts that lose their text or their picture
+    ema_decay: BelowOne = 0.0  # Save a moving average of the weights, which keeps this share at a step; 0: none
     # Loss
     loss: LossName = "ce"  # ce, focal, cb (class-balanced) or combo
     focal_gamma: NotNegative = 2.0  # How much focal loss turns away from easy posts
     cb_beta: BelowOne = 0.999  # How much class-balanced loss discounts further posts of a class
     combo_weights: Weights = (1.0, 1.0, 1.0)  # Weights of ce, focal and cb in combo
+    class_weights: Weighting = "full"  # In ce and focal: inverse frequency (full), its root (sqrt) or none
+    label_smoothing: BelowOne = 0.0  # Share of the target that all classes divide equally
     # Texts and pictures
     fix_mojibake: bool = True  # Repair texts that were decoded wrongly somewhere upstream
     unescape_html: bool = True  # &amp; becomes &
@@ -103,6 +128,7 @@ class TrainConfig(Workspace):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast, fp16 on older GPUs
     micro_batch_size: Count = 0  # Compute a batch in parts of so many posts, to save memory; 0: whole
     auto_batch: bool = False  # Where memory runs out, go on with a micro-batch of half the size
+    gradient_checkpointing: bool = False  # Compute blocks twice instead of keeping what they made, to save memory
     compile: bool = False  # Compile the encoder with torch.compile; texts are padded to multiples of 16 tokens
     cache_activations: bool = True  # With --trainable-blocks, keep on disk what the blocks below make of each post
     save_minutes: NotNegative = 10.0  # A state to resume from is saved at every epoch's end and this often between
@@ -114,14 +140,27 @@ class TrainConfig(Workspace):
             raise ClipsentError("--ablate-text and --ablate-image", "only one of them can be set")
         if not sum(self.combo_weights):
             raise ClipsentError("--combo-weights", "must not all be 0")
+        if self.modality_dropout and (self.ablate_text or self.ablate_image):
+            raise ClipsentError(
+                "--modality-dropout", "a run without texts or without pictures has one modality to lose"
+            )
+
+    @property
+    def blocks(self) -> Blocks:
+        "How many top blocks of each tower are trained after the frozen epochs; None: all, 0: none."
+        towers, ablated = (self.text_tower, self.image_tower), (self.ablate_text, self.ablate_image)
+        words = {None: self.trainable_blocks, "frozen": 0, "all": None}
+        wanted = (0 if without else words.get(tower, tower) for tower, without in zip(towers, ablated, strict=True))
+        return dict(zip(("text", "image"), wanted, strict=True))
 
     def is_frozen(self, epoch: int) -> bool:
         "Whether only the head is trained in an epoch, counted from 0."
-        return epoch < self.freeze_epochs or self.trainable_blocks == 0
+        return epoch < self.freeze_epochs or set(self.blocks.values()) == {0}
 
 # %% ../nbs/04a_runs.ipynb #3f66f15e
 EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
-    "train_csv val_csv output_dir micro_batch_size auto_batch compile cache_activations save_minutes resume overwrite".split()
+    "train_csv val_csv output_dir micro_batch_size auto_batch gradient_checkpointing compile cache_activations "
+    "save_minutes resume overwrite".split()
 )
 
 

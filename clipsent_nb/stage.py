@@ -355,7 +355,8 @@ def explain_block(
     makers = {path: maker for maker, step in STEPS.items() for path in step.makes}
     for path in STEPS[name].needs:
         if states.get(makers[path]) in ("failed", "blocked"):
-            return f"needs {makers[path]}, which is {states[makers[path]]}"
+            ending = "failed" if states[makers[path]] == "failed" else "could not begin"
+            return f"needs the step {makers[path]}, which {ending}"
         if not (root / path).is_file():
             return f"needs {path}, which {makers[path]} makes"
     return ""

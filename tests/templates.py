@@ -45,5 +45,4 @@ def cell_of(notebook: dict) -> dict:
 if __name__ == "__main__":
     notebook = nbformat.read(TEMPLATE, as_version=4)
     cell_of(notebook)["source"] = parameters()
-    text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
-    TEMPLATE.write_text(text + "\n", encoding="utf-8")
+    nbformat.write(notebook, TEMPLATE)

@@ -18,6 +18,7 @@ from clipsent_nb.compare import (
     fit_references,
     gather_contenders,
     group_seeds,
+    name_groups,
     pick_best,
     rank_contenders,
     render_ranking,
@@ -191,12 +192,27 @@ def test_the_best_of_a_comparison_is_chosen_by_the_mean_over_seeds_and_never_for
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         own = {"seed": seed, "head_variant": head}
         edit_json(folder / "config.json", **own, identity=config["identity"] | own)
-        cells.append({"name": name, "values": {}, "state": "done", "reason": "", "seconds": 1.0})
+        values = {"head_variant": head, "seed": seed}
+        cells.append({"name": name, "values": values, "state": "done", "reason": "", "seconds": 1.0})
     cells.append({"name": "d", "values": {}, "state": "failed", "reason": "broken", "seconds": 1.0})
     write_json(batch / "cells.json", {"axes": [], "cells": cells})
     assert sorted(run.folder.name for run in pick_best(batch)) == ["b", "b_seed2"]
     table = compared(project, str(OPTIMIZE / "grid_search")).table.set_index("model")
-    assert table.loc["grid_search/b", "seeds"] == 2 and table.loc["grid_search/b", f"{CROSS_FITTED}_sd"] == 0
+    assert table.loc["grid_search: head variant ln", ["seeds", f"{CROSS_FITTED}_sd"]].tolist() == [2, 0]
+
+
+def test_runs_of_a_batch_are_called_by_what_varies_and_no_two_alike(project):
+    for name in ("a", "b"):
+        copy_run(project, "clip", f"grid_search/{name}", **{CROSS_FITTED: 0.5})
+    cells = [{"name": name, "values": {"lr": 0.001, "seed": 1}, "state": "done"} for name in ("a", "b")]
+    write_json(project / OPTIMIZE / "grid_search/cells.json", {"axes": [], "cells": cells})
+    groups = [[Run.load(project / OPTIMIZE / name)] for name in ("clip", "grid_search/a", "grid_search/b")]
+    assert name_groups(groups[:2], project) == ["clip", "grid_search: lr 0.001"]
+    twins = [f"grid_search: lr 0.001 (grid_search/{name})" for name in ("a", "b")]
+    assert name_groups(groups, project) == ["clip", *twins]
+    cells[1]["values"] = dict.fromkeys("abcde", True)
+    write_json(project / OPTIMIZE / "grid_search/cells.json", {"axes": [], "cells": cells})
+    assert name_groups(groups, project) == ["clip", "grid_search: lr 0.001", "grid_search/b"]
 
 
 def test_scores_are_those_of_the_runs(project):

@@ -102,7 +102,9 @@ def test_family_trains_and_comes_back(folder, tmp_path):
 
 def test_family_unfreezes_from_the_top(folder):
     model = DualEncoderClassifier(load_encoder(folder))
-    names = [trainable_names(model, blocks) for blocks in (0, 1, 2)] + [trainable_names(model)]
+    names = [trainable_names(model, {"text": blocks, "image": blocks}) for blocks in (0, 1, 2)] + [
+        trainable_names(model)
+    ]
     assert names[0] == set()
     assert names[0] < names[1] < names[2] < names[3]
     assert not any("embedding" in name for name in names[2])

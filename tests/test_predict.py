@@ -108,6 +108,21 @@ def test_weights_alone_need_the_name_of_the_encoder_under_the_project_root(root,
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--weights", WEIGHTS],
+        ["robustness", "--weights", WEIGHTS.parent, "--corruptions", "missing_text", "--severities", "1"],
+        ["mine", "--source", "val", "--weights", WEIGHTS],
+        ["errors", "--run", WEIGHTS.parent],
+    ],
+)
+def test_paths_start_at_a_project_root_that_is_relative_itself(root, monkeypatch, words):
+    monkeypatch.chdir(root.parent)
+    without = ["--no-report"] * (words[0] != "predict")
+    assert main([*map(str, words), *without, "--project-root", root.name, "--no-progress"]) == 0
+
+
+@pytest.mark.parametrize(
     "flags",
     [
         ["predict", "--weights", str(WEIGHTS), "--batch-size", "0"],

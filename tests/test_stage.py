@@ -138,7 +138,9 @@ def test_a_text_that_changed_after_the_splits_is_seen_by_a_single_step(project):
 
 def test_a_failed_step_stops_only_what_needs_it(project):
     project.failing["heads"] = ClipsentError("guid 7", "broken picture")
-    with pytest.raises(ClipsentError, match="heads failed, guid 7: broken picture; robustness blocked, needs heads"):
+    with pytest.raises(
+        ClipsentError, match="heads failed, guid 7: broken picture; robustness blocked, needs the step heads"
+    ):
         project.run()
     assert set(project.done) == set(STEPS) - {"robustness"}
     page = (project.root / "outputs/reports/index.html").read_text(encoding="utf-8")
