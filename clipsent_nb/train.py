@@ -609,6 +609,9 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
     return state, features
 
 # %% ../nbs/04_train.ipynb #c4cadaec
+from clipsent_nb.card import find_licence, write_card
+
+
 def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConfig) -> None:
     "Write best.pt if it waits, the validation predictions and, last, metrics.json."
     write_best_head(folder, state, config)
@@ -631,6 +634,7 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
         "pairs_per_sec": round(state.total_posts / state.seconds, 2),
         **parameter_counts(state.model),
     }
+    write_card(folder.path, metrics, find_licence(inputs.encoder))
     write_json(folder / "metrics.json", metrics)
     (folder / "last.pt").unlink(missing_ok=True)
 
