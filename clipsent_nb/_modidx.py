@@ -127,6 +127,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.card.class_names': ('card.html#class_names', 'clipsent_nb/card.py'),
                                   'clipsent_nb.card.encoder_name': ('card.html#encoder_name', 'clipsent_nb/card.py'),
                                   'clipsent_nb.card.find_licence': ('card.html#find_licence', 'clipsent_nb/card.py'),
+                                  'clipsent_nb.card.is_frozen': ('card.html#is_frozen', 'clipsent_nb/card.py'),
                                   'clipsent_nb.card.methods_paragraph': ('card.html#methods_paragraph', 'clipsent_nb/card.py'),
                                   'clipsent_nb.card.model_card': ('card.html#model_card', 'clipsent_nb/card.py'),
                                   'clipsent_nb.card.plain_name': ('card.html#plain_name', 'clipsent_nb/card.py'),

@@ -95,7 +95,7 @@ def score_table(
     for title, key in rows:
         low, high = metrics.get(f"{key}_interval", (None, None))
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        lines += [f"| {title} | {metrics[key]:.3f} | {interval} |"] if key in metrics else []
+        lines += [] if metrics.get(key) is None else [f"| {title} | {metrics[key]:.3f} | {interval} |"]
     share = counts.max() / len(predictions)
     lines.append(f"| accuracy of always answering {plain_name(counts.idxmax())} | {share:.3f} | |")
     return "\n".join(lines)
@@ -129,7 +129,7 @@ def methods_paragraph(
 ) -> str:
     "How the run was made and measured, as a paragraph for a paper."
     low, high = metrics["best_val_f1_macro_interval"]
-    towers = "with the encoder frozen" if config.get("trainable_blocks") == 0 else "fine-tuning the encoder"
+    towers = "with the encoder frozen" if is_frozen(config) else "fine-tuning the encoder"
     text = (
         f"We trained a classifier with a {config['head_variant']} head on {encoder_name(config)}, {towers} "
         f"(loss {config['loss']}, learning rate {config['lr']:g}, batch size {config['batch_size']}, seed {config['seed']}), "
@@ -141,6 +141,13 @@ def methods_paragraph(
     if "cross_fitted_val_f1_macro" in metrics:
         text += f" With the epoch chosen on other posts, macro-F1 is {metrics['cross_fitted_val_f1_macro']:.3f}."
     return text + f" Software: clipsent_nb {config['versions']['clipsent_nb']}, torch {config['versions']['torch']}."
+
+
+def is_frozen(config: Mapping[str, object]) -> bool:
+    "Whether neither tower was trained."
+    common = config.get("trainable_blocks")
+    towers = [config.get(f"{name}_tower") for name in ("text", "image")]
+    return all((common if tower is None else tower) in (0, "frozen") for tower in towers)
 
 
 def encoder_name(config: Mapping[str, object]) -> str:
@@ -161,7 +168,7 @@ def model_card(
     """
     name, classes = plain_name(name), " or ".join(map(plain_name, class_names(predictions)))
     fingerprints = ", ".join(f"{split} `{value}`" for split, value in config["data_fingerprint"].items())
-    lines = ["import clipsent_nb", f'classifier = clipsent_nb.Classifier.load("{name}")  # or the path of this folder']
+    lines = ["import clipsent_nb", f'classifier = clipsent_nb.Classifier.load("{name}")  # the path of this folder']
     lines.append('classifier.predict(["What a lovely day"], ["picture.jpg"])')
     parts = [
         f"---\n{card_metadata(name, config, metrics, licence)}\n---",

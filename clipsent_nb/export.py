@@ -403,6 +403,9 @@ def export(
         raise ClipsentError(f"--output {target}", "exists and holds no export", todo="choose another folder")
     check_exporter()
     classifier = replace(Classifier.load(path, workspace, device="cpu"), dtype=torch.float32)
+    if classifier.adjustment:
+        what = "was trained with --logit-adjustment, which an export does not apply"
+        raise ClipsentError(path, what, todo="export a run without it")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
         folder = Path(scratch) / "export"

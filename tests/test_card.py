@@ -40,6 +40,24 @@ def test_a_leak_is_the_first_caveat():
     assert "copies among the training posts" in model_card("m", CONFIG, METRICS | {"leaked": True}, PREDICTIONS)
 
 
+def test_a_class_without_validation_posts_has_no_row():
+    page = model_card("m", CONFIG, METRICS | {"best_val_f1_negative": None}, PREDICTIONS)
+    assert "F1 of negative" not in page and "F1 of neutral" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen"),
+    [
+        ({"trainable_blocks": 0}, True),
+        ({"text_tower": "frozen", "image_tower": "frozen"}, True),
+        ({"trainable_blocks": 0, "text_tower": "all"}, False),
+        ({"text_tower": "frozen"}, False),
+    ],
+)
+def test_the_paragraph_says_what_was_trained(settings, frozen):
+    assert ("with the encoder frozen" in model_card("m", CONFIG | settings, METRICS, PREDICTIONS)) == frozen
+
+
 def test_no_path_of_this_machine_is_told():
     page = model_card("m", CONFIG | {"encoder": "folder aabb"}, METRICS, PREDICTIONS)
     assert "/home/me" not in page and "(clip)" in page
