@@ -128,7 +128,7 @@ def find_cards() -> list[str]:
     return [f"{card.name}, {card.total_memory / 2**30:.0f} GiB" for card in cards]
 
 # %% ../nbs/doctor.ipynb #ca833c37
-from .files import ClipsentError, Workspace, describe_os_error, locked
+from .files import ClipsentError, Workspace, checked, describe_os_error, locked
 
 
 def folder_bytes(folder: Path) -> int:
@@ -241,6 +241,7 @@ def check_hub(
     return Finding("hub", f"{place} answers with status {status}")
 
 # %% ../nbs/doctor.ipynb #aa440af6
+@checked
 def doctor(
     workspace: Workspace = Workspace(),
     ask_hub: bool = False,  # Whether to connect to the model hub or its mirror
@@ -266,6 +267,7 @@ def doctor(
     return hide_person("\n".join([*map(str, found), ending]), str(Path.home()), current_user())
 
 # %% ../nbs/doctor.ipynb #01000905
+@checked
 def clean_cache(
     workspace: Workspace = Workspace(),
     kinds: tuple[str, ...] = (),  # Such as activations; default: all

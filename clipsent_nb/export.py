@@ -334,7 +334,7 @@ def measure_speed(
     return len(texts) / (time.perf_counter() - began)
 
 # %% ../nbs/11b_export.ipynb #7faea11a
-from clipsent_nb.files import Workspace, progress_bar
+from clipsent_nb.files import Workspace, checked, progress_bar
 
 TIMED = 20  # posts
 
@@ -383,6 +383,7 @@ from dataclasses import asdict, replace
 LEAST_AGREEMENT = 0.99
 
 
+@checked
 def export(
     run: Path,  # A run folder; relative to the project root
     workspace: Workspace = Workspace(),
