@@ -25,6 +25,7 @@ def execute(source, folder, parameters, threads=0, minutes=0.0, watch=lambda: ""
     "What stands for the report of a run: it writes a finished run whose score is its seed, or does what its seed says."
     folder, seed = Path(folder), parameters["seed"]
     folder.mkdir(exist_ok=True)
+    time.sleep(0.1 * (seed == 1))  # a time that is not rounded to none
     with open(folder / "calls.txt", "a") as calls:
         calls.write(f"{seed} ")
     if seed == 13 and not (folder.parent / "mended").exists():

@@ -170,7 +170,7 @@ def test_losses_speed_and_bar_count_every_post_once(root, tmp_path):
     posts = metrics["train_posts"]
     assert max(of_epoch for of_epoch, _ in seen) == posts and seen[-1][1] == 2 * posts
     assert metrics["pairs_per_sec"] * metrics["train_time_sec"] == pytest.approx(2 * posts, rel=0.01)
-    resumed = training_bar(config, SimpleNamespace(total_posts=posts + 5), posts)
+    resumed = training_bar(config, SimpleNamespace(epoch=1, posts=5), posts)
     assert (resumed.n, resumed.total) == (posts + 5, 2 * posts)
 
 

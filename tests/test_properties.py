@@ -44,6 +44,8 @@ NUMBERS = {
     "head_lr": st.floats(0, 1e3, exclude_min=True),
     "epochs": st.integers(1, 10**6),
     "batch_size": st.integers(1, 10**6),
+    "lora_rank": st.integers(1, 10**6),
+    "weight_interpolation": st.floats(0, 1),
     "max_bad": st.integers(0, 100).map("{}%".format),
 }
 
@@ -63,7 +65,16 @@ def values_of(name: str, kind: object) -> st.SearchStrategy:
 
 
 KINDS = typing.get_type_hints(TrainConfig)
-SETTINGS = st.fixed_dictionaries({name: values_of(name, kind) for name, kind in KINDS.items()})
+
+
+def made_to_fit(values: dict[str, object]) -> dict[str, object]:
+    "The values, where one that only makes sense beside another gives way."
+    both = values["text_encoder"] is not None and values["image_encoder"] is not None
+    values |= {} if both else {"text_encoder": None, "image_encoder": None}
+    return values | ({} if values["head_first"] else {"weight_interpolation": 1.0})
+
+
+SETTINGS = st.fixed_dictionaries({name: values_of(name, kind) for name, kind in KINDS.items()}).map(made_to_fit)
 ALONE = ("ablate_text", "ablate_image", "modality_dropout")
 CONFIGS = SETTINGS.filter(lambda values: sum(bool(values[name]) for name in ALONE) <= 1).map(
     lambda values: TrainConfig(**values)

@@ -22,7 +22,19 @@ import torch
 TINY = "--model-name tiny_clip --batch-size 16 --lr 1e-3 --head-lr 1e-3 --precision fp32 --save-minutes 0".split()
 SPLITS = ["splits", "--val-ratio", "0.2", "--folds", "2", "--no-progress"]
 OPTIMIZE = ["optimize", *TINY, "--epochs", "2", "--freeze-epochs", "1", "--output-dir", "outputs/optimize/clip"]
-GRID = ["grid", *TINY, "--epochs", "2", "--batch-sizes", "16", "--lrs", "1e-3,2e-3", "--weight-decays", "0.01"]
+GRID = [
+    "grid",
+    *TINY[:2],
+    *TINY[6:],
+    "--epochs",
+    "2",
+    "--batch-sizes",
+    "16",
+    "--lrs",
+    "1e-3,2e-3",
+    "--weight-decays",
+    "0.01",
+]
 GRID += ["--dropouts", "0.1", "--jobs", "2"]
 STAGE = """
 [train]
