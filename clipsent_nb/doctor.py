@@ -282,11 +282,12 @@ def clean_cache(
         raise ClipsentError(f"--kinds {' '.join(unknown)}", "no such cache", todo=todo)
     lines = []
     for name in kinds or sizes:
-        for store in sorted((workspace.cache / name).glob("*/")):
-            with locked(store, "--project-root"):
-                pass  # nobody fills it
+        for store in sorted((workspace.cache / name).iterdir()):
+            if store.is_dir():
+                with locked(store, "--project-root"):
+                    pass  # nobody fills it
             try:
-                shutil.rmtree(store)
+                shutil.rmtree(store) if store.is_dir() else store.unlink()
             except OSError as error:
                 raise ClipsentError(store, describe_os_error(error), todo="end the runs that use it") from error
         lines.append(f"{name}: {describe_bytes(sizes[name])} removed")

@@ -97,7 +97,7 @@ INPUTS = ("input_ids", "attention_mask", "pixels")
 
 
 def read_batch(
-    texts: Sequence[str],  # Raw texts
+    texts: Sequence[str],  # Raw texts, from `pair_posts`
     images: Sequence[object],  # As many pictures; see `open_image`
     tokenizer: object,  # Of the library tokenizers, from `save_tokenizer`
     config: Mapping[str, object],  # Of an export
@@ -105,11 +105,8 @@ def read_batch(
 ) -> dict[str, np.ndarray]:
     """The inputs of the graph: int64 [B, L], int64 [B, L], uint8 [B, 3, H, W].
 
-    Raises ClipsentError that names the text or picture that cannot be used.
+    Raises ClipsentError that names a picture that cannot be used.
     """
-    for number, text in enumerate(texts, first):
-        if not isinstance(text, str):
-            raise ClipsentError(f"text {number}", f"is no text but of type {type(text).__name__}")
     rules = active_rules(config["cleaning"])
     found = [one.ids for one in tokenizer.encode_batch([clean_text(text[:LONGEST_TEXT], rules) for text in texts])]
     width = config["width"] or max([1, *map(len, found)])
@@ -191,8 +188,9 @@ def open_session(folder: Path, threads: int) -> tuple[object, object]:
 # %% ../nbs/11b_export.ipynb #d7b2c2ed
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import islice
 
+from .decoding import pair_posts
 from .files import read_json
 
 EXPORT_FORMAT = 1  # a later version that changes what is in an export counts up
@@ -232,7 +230,7 @@ class OnnxClassifier:
 
         Raises ClipsentError that names the post if a picture is broken, a text is none, or one of the two is missing.
         """
-        posts, found = zip_longest(texts, images), [np.empty((0, len(self.config["labels"])))]
+        posts, found = pair_posts(texts, images, batch_size), [np.empty((0, len(self.config["labels"])))]
         while block := list(islice(posts, batch_size)):
             first = sum(map(len, found))
             inputs = read_batch(*zip(*block, strict=True), self.tokenizer, self.config, first)

@@ -6,9 +6,8 @@
 __all__ = ['Classifier', 'predict_file']
 
 # %% ../nbs/11_predict.ipynb #f657564d
-from collections.abc import Iterable, Mapping, Set
-from itertools import islice, zip_longest
-from numbers import Integral
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,12 @@ import pandas as pd
 from PIL import Image
 
 from clipsent_nb.data import LABELS
+from clipsent_nb.decoding import pair_posts
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.runs import prediction_table
 
-UNFIT = (str, bytes, Path, Image.Image, Mapping, Set, pd.DataFrame)  # which Python would take apart in some order
 BLOCK = 256  # posts that are in memory at a time
 from clipsent_nb.files import AtLeastOne, ModelName, checked
 
@@ -39,33 +38,17 @@ class Classifier(TrainedModel):
 
         Raises ClipsentError that names the post if a picture is broken, a text is none, or one of the two is missing.
         """
-        for name, given in (("texts", texts), ("images", images)):
-            if isinstance(given, UNFIT) or not isinstance(given, Iterable):
-                what, todo = f"are one {type(given).__name__}", "give lists, for one post predict([text], [image])"
-                raise ClipsentError(name, what, todo=todo)
-        if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise ClipsentError(f"batch_size {batch_size!r}", "must be a whole number from 1 on")
-        posts, tables = zip_longest(texts, images, fillvalue=_MISSING), []
+        posts, tables = pair_posts(texts, images, batch_size), []
         while (block := list(islice(posts, BLOCK))) or not tables:
             tables.append(self._predict_block(block, len(tables) * BLOCK, batch_size))
         return pd.concat(tables, ignore_index=True)
 
     def _predict_block(self, block: list[tuple], first: int, batch_size: int) -> pd.DataFrame:
-        for number, (text, image) in enumerate(block, first):
-            if text is _MISSING or image is _MISSING:
-                lacking = "text" if text is _MISSING else "picture"
-                raise ClipsentError(f"post {number}", f"has no {lacking}", todo="give as many texts as pictures")
-            if not isinstance(text, str):
-                what = f"is no text but of type {type(text).__name__}"
-                raise ClipsentError(f"text {number}", what, todo='write "" for a post without words')
         texts, images = ([post[part] for post in block] for part in (0, 1))
         inputs = inputs_from_memory(texts, images, self.processors, self.config, first=first)
         probabilities = self.probabilities(inputs, batch_size) if block else np.empty((0, len(LABELS)))
         table = prediction_table(inputs.posts, inputs.labels, probabilities)
         return table.drop(columns=["guid", "true_label", "group"])
-
-
-_MISSING = object()
 
 # %% ../nbs/11_predict.ipynb #4b86beb7
 from dataclasses import replace

@@ -100,3 +100,18 @@ def test_a_run_that_is_trained_again_loses_its_old_exports(tmp_path):
         (tmp_path / name).mkdir()
     RunFolder(tmp_path).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "images", "batch_size", "message"),
+    [
+        ("lovely", ["a.jpg"] * 6, 32, "texts"),
+        ({"a": 1}, ["a.jpg"], 32, "texts"),
+        (["a", "b"], [], 32, "post 0: has no picture"),
+        ([None], ["a.jpg"], 32, "text 0"),
+        (["a"], ["a.jpg"], 0, "batch_size 0"),
+    ],
+)
+def test_posts_are_checked_as_by_the_run_itself(pair, texts, images, batch_size, message):
+    with pytest.raises(ClipsentError, match=message):
+        OnnxClassifier.load(pair[1]).predict(texts, images, batch_size)
