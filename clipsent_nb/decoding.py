@@ -165,6 +165,8 @@ COMMONEST = set(  # signs, which make up more than half of Chinese texts
     "强即像难且权思王象完设式色路记南品住告类求据程北边死张该交万取拉格望觉术领共确传师观清今切院让识候带导争运笑吃爱吗呢"
     "吧啊喜欢快乐哈晚早谢朋友照片花雨雪车每买哭累秋春夏冬"
 )
+
+# %% ../nbs/00c_decoding.ipynb #4fc50a64
 NO_CHINESE = re.compile(r"[\u3040-\u30ff]〖|([\u3040-\u30ff])\1\1|[\u2e80-\u2fdf\ue000-\uf8ff]")
 NOT_WESTERN = re.compile(  # letters of cp1252 where those of other encodings have been
     r"[ðÐþÞýÝŸ]|ì(?=[a-z])|(?<=[aeoyâêôõýã])ò|õ(?!e)|ã(?=[b-df-hj-mp-rt-z])|è(?=[aeiouyk])|ê(?=[kjwzgœ])|œ(?![uiscdn])"
