@@ -84,7 +84,10 @@ def test_a_validation_post_in_train_is_found_by_its_picture_whatever_its_name_fo
         (Execution, {"dry_run": "perhaps"}, "--dry-run perhaps: must be true or false"),
         (Workspace, {"strict": "no way"}, "--strict no way: must be true or false"),
         (Workspace, {"num_workers": 1.5}, "--num-workers 1.5: must be a whole number"),
-        (TrainConfig, {"combo_weights": "1,1,1"}, "--combo-weights 1,1,1: "),
+        (TrainConfig, {"combo_weights": "1,one,1"}, "--combo-weights one: must be a number"),
+        (TrainConfig, {"combo_weights": "1,2"}, "--combo-weights 1,2: must be three numbers"),
+        (TrainConfig, {"combo_weights": [1, 2, 3, 4]}, "--combo-weights [1, 2, 3, 4]: must be three numbers"),
+        (TrainConfig, {"combo_weights": 5}, "--combo-weights 5: must be three numbers"),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_flag(kind, values, message):
@@ -217,6 +220,40 @@ def test_seeds_of_a_step_that_are_none_are_refused_by_table_and_name(tmp_path, s
 def test_steps_that_leave_nothing_to_do_are_refused():
     with pytest.raises(ClipsentError, match="--only, --from and --skip: leave no step to do"):
         choose_steps(only="splits", skip="splits")
+
+
+@pytest.mark.parametrize(
+    "weights", ["1,2,3", "1, 2, 3", "[1, 2.0, 3]", "1 2 3", (1, 2, 3), ["1,2", 3], np.array([1, 2, 3])]
+)
+def test_three_weights_are_read_however_they_are_written(weights):
+    assert TrainConfig(combo_weights=weights).combo_weights == (1, 2, 3)
+
+
+def test_weights_with_commas_are_read_on_the_command_line_and_from_a_stage(tmp_path):
+    for words in ("--combo-weights 1,2,3", "--combo-weights=1,2,3", "--combo-weights 1 2 3"):
+        assert parse("optimize", words.split()).keywords["config"].combo_weights == (1, 2, 3)
+    calls = Plan("baseline", {"train": {}, "baseline": {"combo_weights": "1,2,3"}}, Workspace(tmp_path)).calls
+    assert calls[0]["config"].combo_weights == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ('[heads]\nseeds = "many"', r"\[heads\] --seeds many not seeds"),
+        ('[heads]\nvariants = ["ln", "lm"]', r"\[heads\] --variants ln,lm unknown"),
+        ("[preprocess]\nseeds = [-1]", r"\[preprocess\] --seeds -1 not seeds"),
+        ('[preprocess]\nrules = "none,mine"', r"\[preprocess\] --rules none,mine no set mine"),
+        ('[preprocess]\nrules_file = "rules.toml"', r"\[preprocess\] --rules-file .*rules.toml no such file"),
+        ('[grid]\nlrs = "fast"', r"\[grid\] --lrs 'fast' must be a number"),
+        ('[grid]\nlrs = "1e-6:1e-4"', r"\[grid\] axis lr a range needs --search optuna"),
+        ('[grid]\naxes = ["head=ln"]', r"\[grid\] --axes head not a setting that can be varied"),
+    ],
+)
+def test_a_list_of_a_later_step_is_checked_before_the_first(tmp_path, table, message):
+    (tmp_path / "s.toml").write_text(table)
+    with pytest.raises(ClipsentError, match=f"s.toml: {message}"):
+        run_stage(tmp_path / "s.toml", Workspace(tmp_path))
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_values_of_a_list_add_up():
