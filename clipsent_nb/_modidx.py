@@ -505,6 +505,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.files.show_progress': ('files.html#show_progress', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.sweep': ('files.html#sweep', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.unicode_of': ('files.html#unicode_of', 'clipsent_nb/files.py'),
+                                   'clipsent_nb.files.write_count': ('files.html#write_count', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.write_csv': ('files.html#write_csv', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.write_json': ('files.html#write_json', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.write_together': ('files.html#write_together', 'clipsent_nb/files.py')},

@@ -41,6 +41,7 @@ from clipsent_nb.files import (
     parse_percent,
     progress_bar,
     read_table,
+    write_count,
     write_csv,
     write_together,
 )
@@ -635,11 +636,14 @@ def _report_lines(report: SplitReport) -> list[str]:
     for row in sample_guesses(report.posts).itertuples():
         lines.append(f"  read as {row.encoding}, guid {row.guid}: {row.start}")
     across = f"{len(report.conflicting)} with conflicting labels, {len(report.twins)} across labelled posts and test"
-    lines.append(f"near-duplicates: {len(duplicates)} groups over {duplicates.posts.sum()} posts; {across}")
+    over = write_count(duplicates.posts.sum(), "post")
+    lines.append(f"near-duplicates: {write_count(len(duplicates), 'group')} over {over}; {across}")
     if len(duplicates):
         row = duplicates.loc[duplicates.posts.idxmax()]
-        lines.append(f"  largest: group {row.group}, {row.posts} posts, {row.pictures} pictures, {row.texts} texts")
-    lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {len(report.audit)} entries"]
+        held = (write_count(getattr(row, f"{noun}s"), noun) for noun in ("post", "picture", "text"))
+        lines.append(f"  largest: group {row.group}, {', '.join(held)}")
+    entries = write_count(len(report.audit), "entry", "entries")
+    lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {entries}"]
     lines += [f"  {count:5} {what}" for what, count in Counter(report.audit.problem).most_common(8)]
     lines += [f"  named in {outputs / 'audit.csv'}"] * bool(len(report.audit)) + [f"written to {report.folder}"]
     for split, label in itertools.product(("train", "val"), LABELS):

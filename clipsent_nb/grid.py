@@ -45,6 +45,7 @@ from clipsent_nb.files import (
     progress_bar,
     read_json,
     settings,
+    write_count,
     write_csv,
     write_json,
 )
@@ -445,7 +446,7 @@ def grid(
             else run_many(expand(varying, base), folder, execution)
         )
         if execution.dry_run:
-            return f"{runs.to_string(index=False)}\n{len(runs)} runs, {runs.attrs['estimate']}"
+            return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
         values = {"project_root": str(base.project_root), "folder": str(folder)}
         done = (runs.state == "done").any()
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None

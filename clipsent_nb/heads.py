@@ -21,7 +21,7 @@ from .runs import Run, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from .files import Listing, Seed, checked, first_few
+from .files import Listing, Seed, checked, first_few, write_count
 from .objective import absent_classes, warn_of_absent
 
 # %% ../nbs/06_heads.ipynb #529d7c1f
@@ -293,7 +293,7 @@ def compare_variants(
     folder = base.resolve(base.output_dir)
     runs = run_many(configs, folder, execution, lambda folder: "_seed" not in folder.name)
     if execution.dry_run:
-        return f"{runs.to_string(index=False)}\n{len(runs)} runs, {runs.attrs['estimate']}"
+        return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
     done = (runs.state == "done").any()
     values = {"project_root": str(base.project_root), "folder": str(folder)}
     page = execute(template, folder, values) if report and done else None

@@ -601,4 +601,5 @@ def run_stage(
         reasons = "; ".join(f"{name} {entry['state']}, {entry['reason']}" for name, entry in lacking.items())
         what = f"{len(plans) - len(lacking)} of {len(plans)} steps are done; {reasons}"
         raise ClipsentError(page, what, todo="mend that, and the same command goes on")
-    return f"all {len(plans)} steps are done\npage {page}"
+    done = "the step is done" if len(plans) == 1 else f"all {len(plans)} steps are done"
+    return f"{done}\npage {page}"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,14 +14,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.badcases import merge, mine
+from clipsent_nb.badcases import describe_cases, merge, mine
 from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
-from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml
+from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
@@ -44,6 +46,35 @@ def root(run) -> Path:
 def table_of(root: Path, name: str) -> pd.DataFrame:
     "A split as a table of somebody who knows no more than four columns."
     return read_split(root / f"outputs/splits/{name}.csv")[["guid", "text_path", "image_path", "label"]]
+
+
+# -- numbers in words
+
+
+@pytest.mark.parametrize("number, text", [(0, "0 posts"), (1, "1 post"), (np.int64(1), "1 post"), (2, "2 posts")])
+def test_one_is_no_plural(number, text):
+    assert write_count(number, "post") == text
+
+
+def test_no_sentence_of_a_small_project_has_a_plural_of_one(root, tmp_path, caplog):
+    caplog.set_level("INFO", "clipsent_nb")
+    config = VariantConfig(project_root=root, model_name=root / "tiny_clip")
+    said = [heads(config, variants="ln", seeds=1, execution=Execution(dry_run=True))]
+    small = make_sample(tmp_path / "small")
+    shutil.copy(next((small / "data").glob("*.jpg")), small / "data/stray.jpg")
+    said.append(str(make_splits(Workspace(small))))
+    said.append(run_stage(None, Workspace(small), only="splits"))
+    assert not re.search(r"\b1 (runs|posts|steps|groups|entries|pictures|texts)\b", "\n".join([*said, caplog.text]))
+
+
+@pytest.mark.parametrize("other, sentence", [("neutral", "the rate is the same"), ("positive", "the rate is 66.7%")])
+def test_a_rate_is_not_called_low_beside_one_that_is_the_same(other, sentence):
+    posts = pd.DataFrame(
+        {"guid": ["a", "b", "c"], "group": ["a", "b", "c"], "source": "oof", "reason": "", "kind": "ok"}
+    )
+    posts = posts.assign(true_label="neutral", pred_label=["negative", "neutral", "neutral"])
+    text = describe_cases(posts.assign(cross_fitted=["negative", "neutral", other]))
+    assert sentence in text and "low" not in text.replace("low_conf", "")
 
 
 # -- a leak under other names
