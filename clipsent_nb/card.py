@@ -87,7 +87,7 @@ def score_table(
         ("accuracy", "best_val_acc"),
         ("expected calibration error", "best_val_ece"),
         *(
-            (f"F1 of {plain_name(label)} ({counts.get(label, 0)} posts)", f"best_val_f1_{label}")
+            (f"F1 of {plain_name(label)} ({write_count(counts.get(label, 0), 'post')})", f"best_val_f1_{label}")
             for label in class_names(predictions)
         ),
     ]
@@ -188,7 +188,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/04c_card.ipynb #38b621aa
-from .files import atomic_write
+from .files import atomic_write, write_count
 from .runs import read_predictions, read_run_config
 
 

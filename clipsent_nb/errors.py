@@ -479,7 +479,7 @@ def describe_errors(
     if others:
         lines.append(f"No difference beyond luck by {'; '.join(others)}.")
     if slices.empty:
-        lines.append("There are too few posts to test any slice: lower the minimum, or take more posts.")
+        lines.append("There are too few posts to test any slice: lower `--min-count`, or take more posts.")
         return "\n\n".join(lines)
     worse, nominal = int((slices.verdict == "worse").sum()), int((slices.p < 0.05).sum())
     tried = f"Of {len(slices)} slices tested, {nominal} have p below 0.05; luck alone would give up to"

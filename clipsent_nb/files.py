@@ -76,6 +76,15 @@ def first_few(
     rest = len(items) - most
     return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
 
+
+def write_count(
+    number: int,  # How many
+    noun: str,  # What one is called
+    plural: str = "",  # What several are called; default: with an s
+) -> str:
+    "A number of things, in words that fit the number."
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
 # %% ../nbs/00a_files.ipynb #632d8de7
 REFUSALS = {getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO".split()}  # to write
 

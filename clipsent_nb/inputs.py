@@ -43,7 +43,7 @@ from clipsent_nb.data import (
     with_content,
 )
 from .decoding import LONGEST_TEXT, open_image, read_text
-from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_csv
+from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_count, write_csv
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7
 def bucketed_batches(
@@ -394,8 +394,12 @@ def refresh_content(
             current = posts.guid.map(now[column]).fillna(posts[column])
             changed |= (posts[column] != "").to_numpy() & (posts[column] != current).to_numpy()
     if changed.any():
-        message = "%s: %d posts were changed since it was written (%s); `clipsent splits` looks for copies again"
-        log.warning(message, where, changed.sum(), first_few(posts.guid[changed].tolist()))
+        posts_were, guids = (
+            write_count(changed.sum(), "post was", "posts were"),
+            first_few(posts.guid[changed].tolist()),
+        )
+        message = "%s: %s changed since it was written (%s); `clipsent splits` looks for copies again"
+        log.warning(message, where, posts_were, guids)
         posts = posts.assign(**{column: posts[column].mask(changed, "") for column in columns if column in posts})
     known = find_content(posts, now, workspace)
     lost = posts[~posts.guid.isin(known.guid)]

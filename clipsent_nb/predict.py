@@ -54,7 +54,7 @@ class Classifier(TrainedModel):
 from dataclasses import replace
 
 from clipsent_nb.data import LEFT_OUT, files_by_guid, find_copies, find_pairs, read_list
-from clipsent_nb.files import Workspace, first_few, log, read_table, write_csv
+from clipsent_nb.files import Workspace, first_few, log, read_table, write_count, write_csv
 from clipsent_nb.inputs import PairInputs, load_posts
 
 
@@ -116,7 +116,11 @@ def predict_file(
     table = prediction_table(inputs.posts, inputs.labels, classifier.probabilities(inputs, batch_size))
     written = table[["guid", "pred_label"]].rename(columns={"pred_label": "tag"})
     write_csv(written, workspace.resolve(output))
-    log.info("%d posts: %s", len(table), ", ".join(f"{(table.pred_label == label).sum()} {label}" for label in LABELS))
+    log.info(
+        "%s: %s",
+        write_count(len(table), "post"),
+        ", ".join(f"{(table.pred_label == label).sum()} {label}" for label in LABELS),
+    )
     return workspace.resolve(output)
 
 # %% ../nbs/11_predict.ipynb #95518cbe

@@ -10,11 +10,12 @@ __all__ = ['SMOOTH', 'ONE_TOWER', 'TUNED', 'PRESETS', 'EXECUTION_ONLY', 'RUN_FIL
 # %% ../nbs/04a_runs.ipynb #7d139f46
 import pickle
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -57,7 +58,18 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Weights = tuple[NotNegative, NotNegative, NotNegative]
+
+
+def split_weights(value: object) -> list[str]:
+    "Three numbers, from a list of them or text; raises ValueError if they are not three."
+    parts = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    words = re.split(r"[\s,]+", " ".join(map(str, parts)).strip("[]() "))
+    if len(words) != 3:
+        raise ValueError("must be three numbers")
+    return words
+
+
+Weights = Annotated[tuple[NotNegative, NotNegative, NotNegative], BeforeValidator(split_weights)]
 
 
 def check_trained(value: object) -> object:

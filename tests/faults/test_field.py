@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,14 +14,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.badcases import merge, mine
+from clipsent_nb.badcases import describe_cases, merge, mine
 from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
-from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml
+from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
@@ -44,6 +46,35 @@ def root(run) -> Path:
 def table_of(root: Path, name: str) -> pd.DataFrame:
     "A split as a table of somebody who knows no more than four columns."
     return read_split(root / f"outputs/splits/{name}.csv")[["guid", "text_path", "image_path", "label"]]
+
+
+# -- numbers in words
+
+
+@pytest.mark.parametrize("number, text", [(0, "0 posts"), (1, "1 post"), (np.int64(1), "1 post"), (2, "2 posts")])
+def test_one_is_no_plural(number, text):
+    assert write_count(number, "post") == text
+
+
+def test_no_sentence_of_a_small_project_has_a_plural_of_one(root, tmp_path, caplog):
+    caplog.set_level("INFO", "clipsent_nb")
+    config = VariantConfig(project_root=root, model_name=root / "tiny_clip")
+    said = [heads(config, variants="ln", seeds=1, execution=Execution(dry_run=True))]
+    small = make_sample(tmp_path / "small")
+    shutil.copy(next((small / "data").glob("*.jpg")), small / "data/stray.jpg")
+    said.append(str(make_splits(Workspace(small))))
+    said.append(run_stage(None, Workspace(small), only="splits"))
+    assert not re.search(r"\b1 (runs|posts|steps|groups|entries|pictures|texts)\b", "\n".join([*said, caplog.text]))
+
+
+@pytest.mark.parametrize("other, sentence", [("neutral", "the rate is the same"), ("positive", "the rate is 66.7%")])
+def test_a_rate_is_not_called_low_beside_one_that_is_the_same(other, sentence):
+    posts = pd.DataFrame(
+        {"guid": ["a", "b", "c"], "group": ["a", "b", "c"], "source": "oof", "reason": "", "kind": "ok"}
+    )
+    posts = posts.assign(true_label="neutral", pred_label=["negative", "neutral", "neutral"])
+    text = describe_cases(posts.assign(cross_fitted=["negative", "neutral", other]))
+    assert sentence in text and "low" not in text.replace("low_conf", "")
 
 
 # -- a leak under other names
@@ -84,7 +115,10 @@ def test_a_validation_post_in_train_is_found_by_its_picture_whatever_its_name_fo
         (Execution, {"dry_run": "perhaps"}, "--dry-run perhaps: must be true or false"),
         (Workspace, {"strict": "no way"}, "--strict no way: must be true or false"),
         (Workspace, {"num_workers": 1.5}, "--num-workers 1.5: must be a whole number"),
-        (TrainConfig, {"combo_weights": "1,1,1"}, "--combo-weights 1,1,1: "),
+        (TrainConfig, {"combo_weights": "1,one,1"}, "--combo-weights one: must be a number"),
+        (TrainConfig, {"combo_weights": "1,2"}, "--combo-weights 1,2: must be three numbers"),
+        (TrainConfig, {"combo_weights": [1, 2, 3, 4]}, "--combo-weights [1, 2, 3, 4]: must be three numbers"),
+        (TrainConfig, {"combo_weights": 5}, "--combo-weights 5: must be three numbers"),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_flag(kind, values, message):
@@ -217,6 +251,40 @@ def test_seeds_of_a_step_that_are_none_are_refused_by_table_and_name(tmp_path, s
 def test_steps_that_leave_nothing_to_do_are_refused():
     with pytest.raises(ClipsentError, match="--only, --from and --skip: leave no step to do"):
         choose_steps(only="splits", skip="splits")
+
+
+@pytest.mark.parametrize(
+    "weights", ["1,2,3", "1, 2, 3", "[1, 2.0, 3]", "1 2 3", (1, 2, 3), ["1,2", 3], np.array([1, 2, 3])]
+)
+def test_three_weights_are_read_however_they_are_written(weights):
+    assert TrainConfig(combo_weights=weights).combo_weights == (1, 2, 3)
+
+
+def test_weights_with_commas_are_read_on_the_command_line_and_from_a_stage(tmp_path):
+    for words in ("--combo-weights 1,2,3", "--combo-weights=1,2,3", "--combo-weights 1 2 3"):
+        assert parse("optimize", words.split()).keywords["config"].combo_weights == (1, 2, 3)
+    calls = Plan("baseline", {"train": {}, "baseline": {"combo_weights": "1,2,3"}}, Workspace(tmp_path)).calls
+    assert calls[0]["config"].combo_weights == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ('[heads]\nseeds = "many"', r"\[heads\] --seeds many not seeds"),
+        ('[heads]\nvariants = ["ln", "lm"]', r"\[heads\] --variants ln,lm unknown"),
+        ("[preprocess]\nseeds = [-1]", r"\[preprocess\] --seeds -1 not seeds"),
+        ('[preprocess]\nrules = "none,mine"', r"\[preprocess\] --rules none,mine no set mine"),
+        ('[preprocess]\nrules_file = "rules.toml"', r"\[preprocess\] --rules-file .*rules.toml no such file"),
+        ('[grid]\nlrs = "fast"', r"\[grid\] --lrs 'fast' must be a number"),
+        ('[grid]\nlrs = "1e-6:1e-4"', r"\[grid\] axis lr a range needs --search optuna"),
+        ('[grid]\naxes = ["head=ln"]', r"\[grid\] --axes head not a setting that can be varied"),
+    ],
+)
+def test_a_list_of_a_later_step_is_checked_before_the_first(tmp_path, table, message):
+    (tmp_path / "s.toml").write_text(table)
+    with pytest.raises(ClipsentError, match=f"s.toml: {message}"):
+        run_stage(tmp_path / "s.toml", Workspace(tmp_path))
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_values_of_a_list_add_up():
