@@ -34,6 +34,7 @@ def group_seeds(
 
 
 from clipsent_nb.files import Listing, checked, first_few
+from clipsent_nb.labels import find_labels
 from clipsent_nb.objective import absent_classes, warn_of_absent
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
@@ -99,7 +100,7 @@ def fit_references(
             model.fit(train_texts, train_labels)
         except ValueError as error:
             raise ClipsentError(name, f"cannot be fitted on the training texts ({error})") from error
-        probabilities = np.zeros((1, len(val_texts), len(LABELS)))
+        probabilities = np.zeros((1, len(val_texts), 1 + max(train_labels)))
         probabilities[0][:, model.classes_] = model.predict_proba(val_texts)
         found.append(Contender(name, probabilities, probabilities[0].argmax(axis=-1)))
     return found
@@ -108,7 +109,7 @@ def fit_references(
 from dataclasses import dataclass, replace
 
 from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.data import LABELS, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.inputs import find_files, label_numbers
 from clipsent_nb.runs import posts_fingerprint
@@ -134,7 +135,9 @@ def baseline_posts(
         files = files[~files.guid.isin(baseline.config["left_out"])]
         sources = zip(files.text_file, files.get("encoding", [""] * len(files)), strict=True)
         texts = [clean_text(read_text(*source)[0], rules) for source in sources]
-        tables.append(files[["guid"]].assign(label=label_numbers(files.label, files.guid), text=texts))
+        tables.append(
+            files[["guid"]].assign(label=label_numbers(files.label, files.guid, baseline.classes), text=texts)
+        )
     return tables
 
 # %% ../nbs/12_compare.ipynb #c3f1d453
@@ -207,7 +210,11 @@ def measure_contender(
     "A row of the table: what `measure` finds, calibration after a temperature, and what else is known of the runs."
     kind = "baseline" if one is baseline else "run" if one.runs else "reference"
     scaled = [expected_calibration_error(posts.label, calibrate(posts, table)) for table in one.probabilities]
-    row = {"model": one.name} | measure(posts, one) | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
+    row = (
+        {"model": one.name}
+        | measure(posts, one, baseline.runs[0].classes)
+        | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
+    )
     if one.leaked:
         unseen = [[run.metrics.get(f"unseen_val_{name}", np.nan) for run in one.runs] for name in ("f1_macro", "posts")]
         row |= dict(zip(("unseen_val_f1_macro", "unseen_val_posts"), np.mean(unseen, axis=1), strict=True))
@@ -398,14 +405,18 @@ def comparable_runs(
     folder, split = config.resolve(config.output_dir), None
     if not (folder / "metrics.json").is_file() or config.overwrite:
         split = read_split(config.resolve(config.val_csv))
+    classes = find_labels(config.resolve(config.val_csv)) if split is not None else Run.load(folder).classes
     kept, refused = [], []
     for run in find_runs(config.project_root, runs, folder):
         if split is None:
             posts = validation_posts(Run.load(folder))
         else:
             posts = split[~split.guid.isin(run.config["left_out"])]
-            posts = posts.assign(label=label_numbers(posts.label, posts.guid))
+            posts = posts.assign(label=label_numbers(posts.label, posts.guid, classes))
         try:
+            if run.classes != classes:
+                what = f"tells {first_few(run.classes)} apart, the baseline {first_few(classes)}"
+                raise ClipsentError(run.folder, what, todo="compare runs on one set of labels")
             find_rows(run, posts)
             kept.append(run)
         except ClipsentError as error:
@@ -515,7 +526,7 @@ def compare(
     comparable_runs(config, runs)  # before the long work
     make_baseline(config)
     posts, contenders, left_out = gather_contenders(replace(config, overwrite=False), runs, references)
-    warn_of_absent(absent_classes(posts.label))
+    warn_of_absent(absent_classes(posts.label, contenders[0].runs[0].classes))
     table = rank_contenders(posts, contenders)
     write_csv(table.assign(model=formula_safe(table.model)), csv)
     values = {"project_root": str(config.project_root), "baseline": str(config.output_dir), "runs": runs}

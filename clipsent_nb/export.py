@@ -368,8 +368,8 @@ def compare_with_run(
     values = {
         "posts": len(val),
         "agreement": float((answers[0] == answers[1]).mean()),
-        "run_f1": score(val.labels, own)["f1_macro"],
-        "export_f1": score(val.labels, other)["f1_macro"],
+        "run_f1": score(val.labels, own, val.classes)["f1_macro"],
+        "export_f1": score(val.labels, other, val.classes)["f1_macro"],
         "difference": (change["difference"], change["low"], change["high"]),
     }
     return values, (texts, images)

@@ -527,9 +527,8 @@ class TrainedModel:
         if lacking := [name for name in names if name not in config]:
             what = f"its settings have no {first_few(lacking)}"
             raise ClipsentError(f"--weights {weights}", what, todo="give a run's best.pt")
-        model = DualEncoderClassifier(
-            load_encoder(encoder, weights=False), **{name: config[name] for name in names[:4]}
-        )
+        settings = {name: config[name] for name in (*names[:4], "labels")}
+        model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         built = f"the head {config['head_variant']} and the encoder in {encoder}"
         load_exact(model, state, weights, built, config["labels"])
         processors = load_processors(encoder)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 
 from clipsent_nb.batches import (
@@ -32,7 +31,6 @@ from clipsent_nb.batches import (
     settle_run,
     with_folders,
 )
-from .data import LABELS
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -49,7 +47,7 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
-from .objective import warn_of_absent
+from .objective import absent_classes, warn_of_absent
 from .report import execute, kept_kernels
 from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity, preset_settings
 
@@ -451,8 +449,8 @@ def grid(
         done = (runs.state == "done").any()
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
     if done:
-        best = Run.load(folder / runs.folder.iloc[0]).metrics
-        warn_of_absent([label for label in LABELS if np.isnan(best.get(f"best_val_f1_{label}", 0))])
+        best = Run.load(folder / runs.folder.iloc[0])
+        warn_of_absent(absent_classes(best.labels, best.classes))
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
     columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)

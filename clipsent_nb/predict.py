@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipsent_nb.data import LABELS
 from clipsent_nb.decoding import pair_posts
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError
@@ -46,8 +45,8 @@ class Classifier(TrainedModel):
     def _predict_block(self, block: list[tuple], first: int, batch_size: int) -> pd.DataFrame:
         texts, images = ([post[part] for post in block] for part in (0, 1))
         inputs = inputs_from_memory(texts, images, self.processors, self.config, first=first)
-        probabilities = self.probabilities(inputs, batch_size) if block else np.empty((0, len(LABELS)))
-        table = prediction_table(inputs.posts, inputs.labels, probabilities)
+        probabilities = self.probabilities(inputs, batch_size) if block else np.empty((0, len(inputs.classes)))
+        table = prediction_table(inputs, probabilities)
         return table.drop(columns=["guid", "true_label", "group"])
 
 # %% ../nbs/11_predict.ipynb #4b86beb7
@@ -113,14 +112,11 @@ def predict_file(
     inputs = load_posts(posts, classifier.processors, classifier.config, whole, workspace.posts_root / test_file)
     folder = workspace.resolve(weights)
     warn_of_training_posts(inputs, folder if folder.is_dir() else folder.parent)
-    table = prediction_table(inputs.posts, inputs.labels, classifier.probabilities(inputs, batch_size))
+    table = prediction_table(inputs, classifier.probabilities(inputs, batch_size))
     written = table[["guid", "pred_label"]].rename(columns={"pred_label": "tag"})
     write_csv(written, workspace.resolve(output))
-    log.info(
-        "%s: %s",
-        write_count(len(table), "post"),
-        ", ".join(f"{(table.pred_label == label).sum()} {label}" for label in LABELS),
-    )
+    counts = [f"{(table.pred_label == label).sum()} {label}" for label in inputs.classes]
+    log.info("%s: %s", write_count(len(table), "post"), ", ".join(counts))
     return workspace.resolve(output)
 
 # %% ../nbs/11_predict.ipynb #95518cbe

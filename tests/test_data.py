@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from clipsent_nb.data import (
-    LABELS,
     MOST_BITS,
     MOST_PICTURES,
     SPLIT_COLUMNS,
@@ -30,6 +29,7 @@ from clipsent_nb.data import (
 )
 from clipsent_nb.decoding import decode_text, guess_encodings, open_image, read_text
 from clipsent_nb.files import ClipsentError, Workspace, read_table
+from clipsent_nb.labels import LABELS
 
 
 def write_posts(root: Path, rows: list[tuple[str, str]], test: list[str] = ()) -> Path:
@@ -136,8 +136,8 @@ def test_a_guid_that_other_programs_take_for_missing_is_a_guid(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("positive", "1", "unknown tag '1'; write negative, neutral, positive"),
-        ("positive", "积极", "unknown tag '积极'; write negative, neutral, positive"),
+        ("positive", "1", "tags are numbers (1) and words (negative, neutral)"),
+        ("39,negative", "39,1", "unknown tag '1'; write negative, neutral, positive"),
         (
             "positive",
             '"positive,neutral"',
