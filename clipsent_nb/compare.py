@@ -138,31 +138,16 @@ def baseline_posts(
     return tables
 
 # %% ../nbs/12_compare.ipynb #c3f1d453
-from clipsent_nb.objective import apply_temperature, expected_calibration_error, fit_temperature
-from clipsent_nb.stats import group_numbers
+from clipsent_nb.decisions import cross_fit_temperature
+from clipsent_nb.objective import expected_calibration_error
 
 
-def calibrate(
+def cross_fitted_error(
     posts: pd.DataFrame,  # label (class id) and group [N]
     probabilities: np.ndarray,  # Of one run [N, C]
-    folds: int = 5,  # Parts of the posts; fewer if there are fewer groups
-) -> np.ndarray:
-    """Probabilities after temperature scaling that has not seen the post in question [N, C].
-
-    An answer that is the same for all posts has nothing that a temperature could mend, and stays as it is.
-    Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
-    """
-    scaled = np.array(probabilities, dtype=float)
-    if np.ptp(scaled, axis=0).max() == 0:
-        return scaled
-    logits, labels = np.log(np.clip(probabilities, 1e-12, None)), posts.label.to_numpy()
-    group = group_numbers(posts.group, len(posts))
-    part = (np.random.default_rng(0).permutation(group.max() + 1) % folds)[group]
-    for fold in np.unique(part):
-        if (part != fold).any():
-            temperature = fit_temperature(logits[part != fold], labels[part != fold])
-            scaled[part == fold] = apply_temperature(logits[part == fold], temperature)
-    return scaled
+) -> float:
+    "The expected calibration error with a temperature that other posts have fitted."
+    return expected_calibration_error(posts.label, cross_fit_temperature(posts.label, probabilities, posts.group))
 
 # %% ../nbs/12_compare.ipynb #22b9e1b7
 from clipsent_nb.runs import differing
@@ -172,7 +157,9 @@ def describe_settings(
     run: Run,  # A finished run
     baseline: Run,  # What it is compared with
 ) -> str:
-    "The settings of a run that are not the baseline's, without the seed."
+    "The settings of a run that are not the baseline's, without the seed; of an ensemble its members."
+    if "members" in run.config:
+        return f"{run.config['method']} of {', '.join(run.config['members'])}"
     names = differing(run.config["identity"], baseline.config["identity"])
     fields = [name.removeprefix("content of ") for name in names if name not in ("seed", "content of val_csv")]
     return ", ".join(f"{name}={Path(str(run.config.get(name, 'default'))).name}" for name in fields)
@@ -206,7 +193,7 @@ def measure_contender(
 ) -> dict[str, object]:
     "A row of the table: what `measure` finds, calibration after a temperature, and what else is known of the runs."
     kind = "baseline" if one is baseline else "run" if one.runs else "reference"
-    scaled = [expected_calibration_error(posts.label, calibrate(posts, table)) for table in one.probabilities]
+    scaled = [cross_fitted_error(posts, table) for table in one.probabilities]
     row = {"model": one.name} | measure(posts, one) | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
     if one.leaked:
         unseen = [[run.metrics.get(f"unseen_val_{name}", np.nan) for run in one.runs] for name in ("f1_macro", "posts")]
@@ -337,10 +324,11 @@ def plot_calibration(
     axis: "Axes",  # Where to draw
     bins: int = 10,  # Of confidence between 0 and 1
 ) -> None:
-    "Accuracy against confidence, as the model says it and after temperature scaling."
+    "Accuracy against confidence, as the model ships it and with temperatures that other posts have fitted."
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     probabilities = contender.probabilities[0]
-    for name, shown in (("as it is", probabilities), ("after scaling", calibrate(posts, probabilities))):
+    scaled = cross_fit_temperature(posts.label, probabilities, posts.group)
+    for name, shown in (("as shipped", probabilities), ("cross-fitted", scaled)):
         points = reliability_table(posts.label, shown, bins).query("rows > 0")
         error = expected_calibration_error(posts.label, shown)
         axis.plot(points.confidence, points.accuracy, "o-", markersize=4, label=f"{name}, ECE {error:.3f}")
