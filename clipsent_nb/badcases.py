@@ -36,9 +36,10 @@ from .labels import LABELS, find_labels
 from .runs import Share
 
 # %% ../nbs/09_badcases.ipynb #46bac059
-from .features import TrainedModel
-from .inputs import content_fingerprint, copies_in, find_files, load_posts, refresh_content
-from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values, prediction_table
+from .features import find_met_posts
+from .inputs import content_fingerprint, find_files, refresh_content
+from .members import load_model
+from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
 from clipsent_nb.files import write_together
@@ -614,15 +615,10 @@ def predict_posts(
 
     `met` is yes, no, or unknown where the run folder does not tell.
     """
-    trained = TrainedModel.load(weights, config, config.model_name)
-    inputs = load_posts(posts, trained.processors, trained.config, config, where)
-    table = prediction_table(inputs, trained.probabilities(inputs, config.batch_size))
-    place = config.resolve(weights)
-    known = (place if place.is_dir() else place.parent) / "train_posts.csv"
-    if not known.is_file():
-        return table.assign(met="unknown")
-    met = copies_in(inputs.posts, read_table(known))
-    return table.assign(met=np.where(table.guid.isin(met), "yes", "no"))
+    trained = load_model(weights, config, config.model_name)
+    readable, table = trained.predict_posts(posts, config, where, config.batch_size)
+    met = find_met_posts(trained.folder, readable)
+    return table.assign(met="unknown" if met is None else np.where(table.guid.isin(met), "yes", "no"))
 
 # %% ../nbs/09_badcases.ipynb #d36edb53
 from clipsent_nb.batches import Execution, run_many

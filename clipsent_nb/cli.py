@@ -33,6 +33,7 @@ COMMANDS = {
     "merge": Command("badcases", "merge", "add the copies and rewordings to the training file"),
     "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
     "export": Command("export", "export", "write a run as a graph that answers without torch", positional=True),
+    "ensemble": Command("ensemble", "ensemble", "make one model of several runs and a bag of words"),
     "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
     "compare": Command("compare", "compare", "compare runs with a baseline and with simple references"),
     "run": Command(

@@ -199,6 +199,7 @@ from pathlib import Path
 import pandas as pd
 
 from .files import ClipsentError
+from .members import need_single
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ def explain(
 
     Raises ClipsentError for a class that the model does not know, or a picture or text that cannot be used.
     """
+    need_single(classifier, "an explanation")
     model = classifier.model
     if label is not None and label not in model.labels:
         raise ClipsentError(f"label {label}", "not a class of this model", todo=f"use {', '.join(model.labels)}")

@@ -123,8 +123,11 @@ def make_contender(
     """
     probabilities, predictions = [], []
     for run in runs:
-        rows, epochs = find_rows(run, posts), run.epoch_probabilities
+        rows, epochs, answers = find_rows(run, posts), run.epoch_probabilities, run.cross_fitted_answers
         probabilities.append(run.probabilities[rows])
+        if answers is not None:  # of an ensemble, whose weights were chosen too
+            predictions.append(answers[:, rows])
+            continue
         candidates = probabilities[-1][None] if epochs is None else epochs[:, rows]  # older runs kept no epochs
         predictions.append(cross_fit_answers(posts.label, candidates.argmax(axis=-1), posts.group))
     return Contender(name, np.stack(probabilities), np.stack(predictions), tuple(runs))

@@ -48,10 +48,10 @@ from clipsent_nb.files import (
     write_json,
 )
 from .hub import cached_encoder, encoder_identity
-from .inputs import PairInputs, content_fingerprint, find_files
+from .inputs import content_fingerprint, find_files
 from .labels import LABELS, find_labels
 from .model import Blocks, HeadVariant, Pooling
-from .objective import LossName, Weighting, absent_classes, describe_absent
+from .objective import LossName, Weighting, absent_classes, adjust_probabilities, describe_absent
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -461,15 +461,17 @@ def decide_resume(
 
 # %% ../nbs/04a_runs.ipynb #d91c4e55
 def prediction_table(
-    inputs: PairInputs,  # The posts
+    posts: pd.DataFrame,  # guid of each post, and group if known
+    labels: Sequence[int],  # Class ids [N]; -1 where unknown
     probabilities: np.ndarray,  # [N, C]
+    classes: Sequence[str],  # Their names, in the order of the ids [C]
 ) -> pd.DataFrame:
     "The columns of val_predictions.csv; true_label is empty where it is unknown."
-    posts, classes, probabilities = inputs.posts, inputs.classes, np.asarray(probabilities, dtype=np.float64)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
     table = pd.DataFrame(
         {
             "guid": posts.guid.to_numpy(),
-            "true_label": [classes[label] if label >= 0 else "" for label in inputs.labels],
+            "true_label": [classes[label] if label >= 0 else "" for label in labels],
             "pred_label": [classes[label] for label in probabilities.argmax(axis=1)],
             "confidence": probabilities.max(axis=1),
             **{f"p_{label}": probabilities[:, i] for i, label in enumerate(classes)},
@@ -523,7 +525,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        "The best epoch's prediction for each validation post."
+        "The prediction for each validation post, as the run ships it: by the best epoch, adjusted and calibrated."
         return read_predictions(self.folder / "val_predictions.csv", self.classes)
 
     @property
@@ -538,14 +540,24 @@ class Run:
 
     @property
     def probabilities(self) -> np.ndarray:
-        "The best epoch's probabilities for the validation posts, [N, C]."
+        "The shipped probabilities for the validation posts, [N, C]."
         return self.predictions[[f"p_{label}" for label in self.classes]].to_numpy()
 
     @property
     def epoch_probabilities(self) -> np.ndarray | None:
-        "The probabilities of every epoch for the validation posts, [epochs, N, C]; None in runs of older versions."
-        path = self.folder / "val_epochs.npy"
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        """The probabilities of every epoch for the validation posts, [epochs, N, C]; None in runs of older versions.
+
+        They are adjusted if the run asked for it, and not scaled by its temperature.
+        """
+        path, adjustment = self.folder / "val_epochs.npy", self.metrics.get("logit_adjustment")
+        epochs = np.load(path, allow_pickle=False) if path.is_file() else None
+        return epochs if epochs is None or not adjustment else adjust_probabilities(epochs, **adjustment)
+
+    @property
+    def cross_fitted_answers(self) -> np.ndarray | None:
+        "Class ids of an ensemble for the validation posts, each by weights that other posts chose; None of a run."
+        path = self.folder / "val_cross_fitted.npy"
+        return np.load(path, allow_pickle=False).astype(int) if path.is_file() else None
 
     @property
     def train_posts(self) -> pd.DataFrame | None:
@@ -573,6 +585,13 @@ def describe_run(run: Run) -> str:
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
         "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in run.classes),
     ]
+    if metrics.get("temperature", 1.0) != 1.0:
+        names = (("log loss", "nll"), ("calibration error", "ece"))
+        gains = (
+            f"{title} {metrics[f'best_val_{key}']:.3f} to {metrics[f'calibrated_val_{key}']:.3f}"
+            for title, key in names
+        )
+        lines.append(f"confidence scaled by temperature {metrics['temperature']:.2f}: {', '.join(gains)}, cross-fitted")
     if absent:
         lines.append(describe_absent(absent))
     if run.found:
