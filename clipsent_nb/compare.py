@@ -485,7 +485,7 @@ def comparable_runs(
 
 # %% ../nbs/12_compare.ipynb #3ae20fdc
 from clipsent_nb.files import log
-from clipsent_nb.train import fit, load_inputs
+from clipsent_nb.train import fit
 
 
 def make_baseline(
