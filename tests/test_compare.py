@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from clipsent_nb.compare import (
+    REFERENCES,
     compare,
     compare_with_first,
     conclude_ranking,
@@ -83,7 +84,7 @@ def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(projec
     assert found.loc["half", "val_f1_macro"] == found.loc["half", CROSS_FITTED] == found.val_f1_macro.max() == 1
     assert found.index[-1] == "half" and pd.isna(found.loc["half", "rank"]) and pd.isna(found.loc["half", "p"])
     assert not found.loc["half", "may_be_best"]
-    assert found["rank"].dropna().tolist() == [1, 2, 3, 4]
+    assert found["rank"].dropna().tolist() == [1, 2, 3, 4, 5, 6]
     metrics = Run.load(folder).metrics
     assert found.loc["half", "unseen_val_f1_macro"] == pytest.approx(metrics["unseen_val_f1_macro"])
     page = render_ranking(found.reset_index())
@@ -93,7 +94,7 @@ def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(projec
 
 def test_no_row_is_struck_out_without_a_leak(project):
     table = compared(project, str(OPTIMIZE / "clip")).table
-    assert "<s>" not in render_ranking(table) and table["rank"].tolist() == [1, 2, 3, 4]
+    assert "<s>" not in render_ranking(table) and table["rank"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_copy_of_the_baseline_has_no_difference_and_is_no_second_seed(project):
@@ -281,7 +282,7 @@ def test_one_seed_is_not_judged_however_large_the_difference(posts):
 
 def test_one_seed_is_not_judged_in_words_and_in_the_file(project):
     result = compared(project, str(OPTIMIZE / "clip"))
-    assert str(result).count("one seed: not judged") == 3
+    assert str(result).count("one seed: not judged") == 5
     written = pd.read_csv(result.csv).set_index("model")
     assert written.seeds[["baseline", "clip", "tfidf-logistic"]].tolist() == [1, 1, 0]
     posts, contenders, _ = gather_contenders(baseline_of(project), str(OPTIMIZE / "clip"))
@@ -309,7 +310,7 @@ def test_an_answer_that_never_changes_has_a_calibration_too(project):
 def test_a_run_that_is_called_like_a_reference_is_a_row_of_its_own(project):
     copy_run(project, "clip", "tfidf-logistic")
     table = compared(project, str(OPTIMIZE / "tfidf-logistic")).table
-    assert len(table) == 4 and table.model.is_unique
+    assert len(table) == 6 and table.model.is_unique
     kinds = table.set_index("model").kind
     assert kinds["tfidf-logistic"] == "reference" and kinds["tfidf-logistic (run)"] == "run"
 
@@ -322,12 +323,12 @@ def test_a_post_that_became_unreadable_after_the_splits_is_left_out_of_the_compa
     lenient = dict(max_bad="50%")
     fit(sample_config(project, epochs=1, output_dir=OPTIMIZE / "clip", **lenient))
     result = compared(project, str(OPTIMIZE / "clip"), **lenient)  # before and after a baseline exists
-    assert set(result.table.model) == {"baseline", "clip", "always-majority", "tfidf-logistic"}
+    assert set(result.table.model) == {"baseline", "clip", *REFERENCES}
     assert len(Run.load(project / OPTIMIZE / "baseline").predictions) == len(val) - 1
 
 
 def test_texts_without_words_are_named():
-    with pytest.raises(ClipsentError, match="tfidf-logistic: cannot be fitted"):
+    with pytest.raises(ClipsentError, match="a bag of words: cannot be fitted"):
         fit_references(["", " ", ""], np.array([0, 1, 2]), [""], LABELS)
 
 
