@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from .data import SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from clipsent_nb.files import (
@@ -693,7 +694,7 @@ def read_scored(path: Path) -> pd.DataFrame:
 def mine(
     config: TrainConfig = TrainConfig(output_dir=FOLD_RUNS),
     source: Literal["oof", "val"] = "oof",  # Posts to look at: train, out-of-fold; or validation, which leaks
-    folds: int = 5,  # Parts that train is cut into
+    folds: Annotated[int, Field(ge=2)] | None = None,  # Parts that train is cut into; default: 5
     weights: Path | None = None,  # A run; out-of-fold its settings train the folds, else it predicts
     csv: Path | None = None,  # Look at these posts instead, on which the weights were not trained
     min_confidence: Share = 0.5,  # Right predictions with less confidence are bad cases too
@@ -706,6 +707,10 @@ def mine(
     Raises ClipsentError for unusable settings or input, or if a fold cannot be trained.
     """
     kind, file = ("csv", csv) if csv else (source, config.val_csv if source == "val" else config.train_csv)
+    if csv and source == "val":
+        raise ClipsentError("--csv and --source val", "both say which posts", todo="give one of them")
+    if kind != "oof" and folds:
+        raise ClipsentError(f"--folds {folds}", "there are no folds where --weights predicts", todo="leave it out")
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
     path = config.resolve(file)
@@ -713,7 +718,7 @@ def mine(
     if unlabelled := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(unlabelled)}", todo="give posts with labels")
     if kind == "oof":
-        predictions = train_folds(posts, config, weights, folds, execution)
+        predictions = train_folds(posts, config, weights, folds or 5, execution)
         if isinstance(predictions, str):
             return predictions
     else:

@@ -478,6 +478,7 @@ def assign_parts(
 SPLIT_COLUMNS = ["guid", "text_path", "image_path", "label", "group", *CONTENT]
 
 # %% ../nbs/00_data.ipynb #53ea06df
+@checked
 def read_split(
     path: Path | str,  # A split file, or a table of one's own with the first four of its columns
 ) -> pd.DataFrame:
@@ -697,7 +698,7 @@ def _check_settings(folds: int, encoding: str) -> None:
         raise ClipsentError(f"--folds {folds}", "must be 0 or at least 2")
     try:
         codecs.lookup("utf-8" if encoding == "auto" else encoding)
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         known = "auto, utf-8, gb18030, cp1252, big5, shift_jis and euc_kr are some of those that there are"
         raise ClipsentError(f"--encoding {encoding}", "no such encoding", todo=known) from error
 

@@ -323,4 +323,6 @@ def _checked_posts(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str
         if not isinstance(text, str):
             what = f"is no text but of type {type(text).__name__}"
             raise ClipsentError(f"text {number}", what, todo='write "" for a post without words')
+        if re.search("[\ud800-\udfff]", text):
+            raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
         yield text, image

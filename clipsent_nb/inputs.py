@@ -8,7 +8,6 @@ __all__ = ['bucketed_batches', 'augment_pixels', 'PairInputs', 'inputs_from_memo
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -250,9 +249,6 @@ def inputs_from_memory(
     if len(texts) != len(images):
         raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures", "each post needs one of each")
     tokenizer, rules = processors[0], active_rules(switches)
-    for number, text in enumerate(texts, first):
-        if re.search("[\ud800-\udfff]", text):
-            raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
     limit = text_limit(tokenizer, max_length)
     tokens = tokenize((clean_text(text[:LONGEST_TEXT], rules) for text in texts), tokenizer, limit)
     preprocessor = ImagePreprocessor.from_processor(processors[1])

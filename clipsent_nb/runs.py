@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -35,6 +35,7 @@ from clipsent_nb.files import (
     Seed,
     Workspace,
     atomic_write,
+    checked,
     first_few,
     first_line,
     log,
@@ -65,7 +66,7 @@ def split_weights(value: object) -> list[str]:
     "Three numbers, from a list of them or text; raises ValueError if they are not three."
     parts = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     words = re.split(r"[\s,]+", " ".join(map(str, parts)).strip("[]() "))
-    if len(words) != 3:
+    if len(words) != 3 or isinstance(value, Mapping | Set):  # the latter have no order
         raise ValueError("must be three numbers")
     return words
 
@@ -508,6 +509,7 @@ class Run:
     found: bool = False  # whether `fit` found it finished and trained nothing
 
     @classmethod
+    @checked
     def load(cls, folder: Path | str, found: bool = False) -> "Run":
         """Read a finished run.
 

@@ -589,8 +589,8 @@ def run_stage(
     before = read_record(workspace)
     for plan in plans:
         if not is_known(plan, before.get(plan.name, {})):
-            refuse_lacking(plan)
             _ = plan.calls
+            refuse_lacking(plan)
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
         record = do_steps(plans, workspace, overwrite)
         page = workspace.resolve("outputs/reports/index.html")

@@ -21,6 +21,8 @@ from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
+from clipsent_nb.explain import deletion_curves, explain
+from clipsent_nb.export import OnnxClassifier
 from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
@@ -158,6 +160,20 @@ WRONG_ARGUMENTS = [
     (mine, {"min_confidence": 50}, "--min-confidence 50: must be less than or equal to 1"),
     (predict_file, {"weights": None}, "--weights None: must be a path"),
     (Classifier.load, {"run": None}, "--run None: must be a path"),
+    (Run.load, {"folder": None}, "--folder None: must be a path"),
+    (read_split, {"path": None}, "--path None: must be a path"),
+    (OnnxClassifier.load, {"folder": None}, "--folder None: must be a path"),
+    (OnnxClassifier.load, {"folder": ".", "threads": "two"}, "--threads two: must be a whole number"),
+    (OnnxClassifier.load, {"folder": ".", "threads": -1}, "--threads -1: must be greater than or equal to 0"),
+    (OnnxClassifier.load, {"folder": __file__}, f"{__file__}/onnx.json: no such file"),
+    (run_stage, {"settings": Path(__file__).parent}, f"--settings {Path(__file__).parent}: no such file"),
+    (make_splits, {"encoding": "a\0b"}, "--encoding a\0b: no such encoding"),
+    (mine, {"source": "val", "folds": 5, "weights": "a"}, "--folds 5: there are no folds where --weights predicts"),
+    (mine, {"source": "val", "csv": "a", "weights": "a"}, "--csv and --source val: both say which posts"),
+    (mine, {"folds": 1}, "--folds 1: must be greater than or equal to 2"),
+    (heads, {"variants": {"ln", "mlp"}}, "--variants {"),  # which have no order
+    (TrainConfig, {"combo_weights": {1, 2, 3}}, "--combo-weights {1, 2, 3}: must be three numbers"),
+    (explain, {"classifier": "a run", "text": "a", "image": "b"}, "classifier: a str cannot be explained"),
 ]
 
 
@@ -277,6 +293,8 @@ def test_weights_with_commas_are_read_on_the_command_line_and_from_a_stage(tmp_p
         ('[preprocess]\nrules_file = "rules.toml"', r"\[preprocess\] --rules-file .*rules.toml no such file"),
         ('[grid]\nlrs = "fast"', r"\[grid\] --lrs 'fast' must be a number"),
         ('[grid]\nlrs = "1e-6:1e-4"', r"\[grid\] axis lr a range needs --search optuna"),
+        ("[mine]\nfolds = 1", r"\[mine\] --folds 1 must be greater than or equal to 2"),
+        ('[grid]\nsearch = "Optuna"', r"\[grid\] --search Optuna must be 'optuna'"),
         ('[grid]\naxes = ["head=ln"]', r"\[grid\] --axes head not a setting that can be varied"),
     ],
 )
@@ -328,6 +346,17 @@ def test_a_picture_that_is_none_is_named_in_a_short_line(run, picture, message):
 def test_what_python_would_take_apart_in_an_order_of_its_own_is_no_list(run, texts):
     with pytest.raises(ClipsentError, match="texts: are one .*; give lists"):
         Classifier.load(run.folder).predict(texts, [np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_an_explanation_takes_the_posts_that_a_classifier_takes(run, root):
+    classifier, picture = Classifier.load(run.folder), next((root / "data").glob("*.jpg"))
+    with pytest.raises(ClipsentError, match="text 0: is no text but of type NoneType"):
+        explain(classifier, None, picture)
+    with pytest.raises(ClipsentError, match="post 1: has no picture"):
+        deletion_curves(classifier, ["a", "b"], [picture])
+    with pytest.raises(ClipsentError, match="texts: are one str"):
+        deletion_curves(classifier, "a text", [picture])
+    assert deletion_curves(classifier, [], []).empty
 
 
 def test_bytes_of_any_kind_are_a_picture(run, root):
