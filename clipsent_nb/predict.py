@@ -99,9 +99,7 @@ def predict_file(
     weights: Path,  # A run's best.pt, or the run folder; relative to the project root
     workspace: Workspace = Workspace(),
     output: Path = Path("outputs/test_with_label_clip_aug.txt"),  # The file to write; relative to the project root
-    test_file: Path = Path(
-        "test_without_label.txt"
-    ),  # The posts to label, a list or a split file; relative to the data root
+    test_file: Path = Path("test_without_label.txt"),  # The posts to label, or a split file; relative to the data root
     model_name: ModelName | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
     batch_size: AtLeastOne = 32,  # Posts that the model looks at together
 ) -> Path:
