@@ -330,6 +330,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'clipsent_nb.decoding.decode_text': ('decoding.html#decode_text', 'clipsent_nb/decoding.py'),
                                       'clipsent_nb.decoding.decode_unicode': ('decoding.html#decode_unicode', 'clipsent_nb/decoding.py'),
                                       'clipsent_nb.decoding.doubts': ('decoding.html#doubts', 'clipsent_nb/decoding.py'),
+                                      'clipsent_nb.decoding.formats_of': ('decoding.html#formats_of', 'clipsent_nb/decoding.py'),
                                       'clipsent_nb.decoding.guess_encodings': ('decoding.html#guess_encodings', 'clipsent_nb/decoding.py'),
                                       'clipsent_nb.decoding.is_legacy': ('decoding.html#is_legacy', 'clipsent_nb/decoding.py'),
                                       'clipsent_nb.decoding.looks_wrong': ('decoding.html#looks_wrong', 'clipsent_nb/decoding.py'),

@@ -544,6 +544,7 @@ def with_content(
 from typing import Literal
 
 Mvsa = Literal["single", "multiple"]
+VOTES = "labelResultAll.txt"
 
 
 def read_vote_rows(
@@ -577,7 +578,7 @@ def read_lists(
         if split == "test" and not (root / name).exists():
             continue
         if split == "train" and mvsa:
-            name = "labelResultAll.txt"
+            name = VOTES
             rows, found = read_vote_rows(root / name, mvsa)
         else:
             rows, found = read_list(root / name)
