@@ -35,6 +35,7 @@ from clipsent_nb.files import (
 )
 from .labels import LABELS, find_labels
 from .runs import Share
+from .tables import path_from
 
 # %% ../nbs/09_badcases.ipynb #46bac059
 from .features import find_met_posts
@@ -408,12 +409,6 @@ def alter_picture(
 
 # %% ../nbs/09_badcases.ipynb #18022945
 from clipsent_nb.decoding import open_image
-
-
-def path_from(path: Path, root: Path) -> str:
-    "A path as split files have it: relative to the data root if it lies below, else absolute."
-    path, root = path.resolve(), root.resolve()
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def save_copy(source: Path, folder: Path, guid: str, number: int, seed: int) -> Path:

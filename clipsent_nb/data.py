@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from clipsent_nb.files import (
     checked,
     digest,
     first_few,
+    flag_of,
     format_message,
     formula_safe,
     locked,
@@ -47,7 +48,7 @@ from clipsent_nb.files import (
 )
 
 # %% ../nbs/00_data.ipynb #3af0ad4d
-from clipsent_nb.labels import LABELS, choose_labels, find_labels, plain_tag
+from clipsent_nb.labels import LABELS, choose_labels, find_labels, order_labels, plain_tag
 
 # %% ../nbs/00_data.ipynb #96376a08
 LEFT_OUT = "row left out"
@@ -203,7 +204,7 @@ def check_list(
     return rows[~torn & ~again].reset_index(drop=True), problems
 
 # %% ../nbs/00_data.ipynb #5131c8cc
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .avif .heic .heif".split())
 
 # %% ../nbs/00_data.ipynb #1c838701
 def files_by_guid(data_folder: Path) -> dict[str, dict[str, list[str]]]:
@@ -224,10 +225,23 @@ def files_by_guid(data_folder: Path) -> dict[str, dict[str, list[str]]]:
         files["image"].sort(key=lambda name: IMAGE_SUFFIXES.index(os.path.splitext(name)[1].lower()))
     return found
 
+# %% ../nbs/00_data.ipynb #4b42a357
+from clipsent_nb.tables import Columns, keep_content, read_post_table, read_votes
+
+NO_PICTURE = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+OF_NOBODY = ("", digest(NO_PICTURE))  # keys that make no copies
+KEPT_HALF = "kept; only its other half is used"
+
+
+def write_stand_ins(workspace: Workspace) -> dict[str, str]:
+    "The paths of what takes the place of a missing text or image."
+    return {"text": keep_content(b"", ".txt", workspace), "image": keep_content(NO_PICTURE, ".gif", workspace)}
+
 # %% ../nbs/00_data.ipynb #0f1131ef
 def find_pairs(
     rows: pd.DataFrame,  # From `check_list`: guid, label
     files: dict[str, dict[str, list[str]]],  # From `files_by_guid`
+    stand_ins: Mapping[str, str] = {},  # From `write_stand_ins`; none: a post without one of the two is left out
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """The pairs table and what is missing.
 
@@ -242,14 +256,18 @@ def find_pairs(
             if row.guid not in files and whole in files
             else ""
         )
+        whole = bool(post["text"] and post["image"])
+        kept = whole or bool(stand_ins and (post["text"] or post["image"]))
         for kind, suffix in (("text", "txt"), ("image", "jpg")):
             if not post[kind]:
-                problems.append(Problem(row.guid, f"data/{row.guid}.{suffix}", f"no {kind} of this name{hint}"))
+                name, done = f"data/{row.guid}.{suffix}", KEPT_HALF if kept else LEFT_OUT
+                problems.append(Problem(row.guid, name, f"no {kind} of this name{hint}", done))
             elif len(post[kind]) > 1:
                 used = f"used data/{post[kind][0]}"
                 problems.append(Problem(row.guid, f"data/{post[kind][1]}", f"second {kind}", used))
-        if post["text"] and post["image"]:
-            pairs.append((row.guid, f"data/{post['text'][0]}", f"data/{post['image'][0]}", row.label))
+        if kept:
+            paths = [f"data/{post[kind][0]}" if post[kind] else stand_ins[kind] for kind in ("text", "image")]
+            pairs.append((row.guid, *paths, row.label))
     return pd.DataFrame(pairs, columns=["guid", "text_path", "image_path", "label"]), problems
 
 # %% ../nbs/00_data.ipynb #28d09fdd
@@ -398,7 +416,7 @@ def duplicate_groups(
     for key in posts.columns.intersection(["text_key", "image_digest", "group"]):
         codes, _ = pd.factorize(posts[key])
         first = np.unique(codes, return_index=True)[1]
-        same = np.flatnonzero(posts[key] != "")
+        same = np.flatnonzero(~posts[key].isin(OF_NOBODY))
         links.append(np.stack([same, first[codes[same]]]))
     origin, target = np.concatenate(links, axis=1)
     graph = coo_matrix((np.ones(len(origin)), (origin, target)), shape=(len(posts), len(posts)))
@@ -429,7 +447,7 @@ def find_copies(
     "Whether each post has a copy among the known ones: its guid, its group, its picture, its text, or a picture nearly like it."
     copy = posts.guid.isin(known.guid) | posts.group.isin(known.group)
     for key in ("image_digest", "text_key"):
-        copy |= posts[key].ne("") & posts[key].isin(known[key])
+        copy |= ~posts[key].isin(OF_NOBODY) & posts[key].isin(known[key])
     known_bits = np.unique(hash_bits(known.image_hash[known.image_hash != ""]))
     unique = posts.image_hash[~copy & posts.image_hash.ne("")].unique()
     distances = (np.bitwise_count(bits ^ known_bits).min(initial=64) for bits in hash_bits(unique))
@@ -525,6 +543,23 @@ def with_content(
     whole = whole.reindex(posts.index.intersection(whole.index))
     return whole.assign(group=duplicate_groups(whole)), problems
 
+# %% ../nbs/00_data.ipynb #c3195795
+from typing import Literal
+
+Mvsa = Literal["single", "multiple"]
+VOTES = "labelResultAll.txt"
+
+
+def read_vote_rows(
+    path: Path,  # labelResultAll.txt
+    mvsa: Mvsa,  # Which of the two data sets it is of
+) -> tuple[pd.DataFrame, list[Problem]]:
+    "The labels that follow from the votes, like `read_list`; and the posts whose votes contradict each other."
+    rows = read_votes(path, {"single": 1, "multiple": 3}[mvsa])
+    torn = rows[rows.label == ""].itertuples()
+    problems = [Problem(row.guid, f"{path.name}:{row.line}", "votes contradict each other", "not used") for row in torn]
+    return rows[rows.label != ""].reset_index(drop=True), problems
+
 # %% ../nbs/00_data.ipynb #3e8915a3
 LISTS = {"train": "train.txt", "test": "test_without_label.txt"}
 
@@ -533,6 +568,8 @@ def read_lists(
     root: Path,  # Holds data/, train.txt and perhaps test_without_label.txt
     labels: str = "",  # The classes in their order, by commas; default: those of the tags
     rename: str = "",  # Other names of tags; see `choose_labels`
+    stand_ins: Mapping[str, str] = {},  # See `find_pairs`
+    mvsa: Mvsa | None = None,  # Whose votes labelResultAll.txt has in place of train.txt
 ) -> tuple[pd.DataFrame, list[Problem], tuple[str, ...]]:
     """The pairs table of both lists, with `split` ("train" or "test"); what is wrong with lists and folder; the labels.
 
@@ -543,14 +580,18 @@ def read_lists(
     for split, name in LISTS.items():
         if split == "test" and not (root / name).exists():
             continue
-        rows, found = read_list(root / name)
+        if split == "train" and mvsa:
+            name = VOTES
+            rows, found = read_vote_rows(root / name, mvsa)
+        else:
+            rows, found = read_list(root / name)
         if rows.empty and split == "train":
             raise ClipsentError(root / name, "no posts", todo=NO_LIST)
         known.update(rows.guid)
         if split == "train":
             labels, rows["label"] = choose_labels(rows.label, labels, rename, root / name)
         usable, odd = check_list(rows, name, labels if split == "train" else ())
-        table, missing = find_pairs(usable if split == "train" else usable.assign(label=""), files)
+        table, missing = find_pairs(usable if split == "train" else usable.assign(label=""), files, stand_ins)
         pairs.append(table.assign(split=split))
         problems += [*found, *odd, *missing]
     pairs = pd.concat(pairs, ignore_index=True)
@@ -561,7 +602,7 @@ def read_lists(
         problems.append(Problem(guid, f"data/{file}", "in neither list", "not used"))
     return pairs, problems, labels
 
-
+# %% ../nbs/00_data.ipynb #6908bac4
 def read_posts(
     workspace: Workspace,  # Its data root holds the lists and the folder data/
     pairs: pd.DataFrame,  # From `read_lists`
@@ -650,12 +691,88 @@ def _report_lines(report: SplitReport) -> list[str]:
         lines.append(f"  largest: group {row.group}, {', '.join(held)}")
     entries = write_count(len(report.audit), "entry", "entries")
     lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {entries}"]
+    for name, key, content in (("text", "text_digest", b""), ("picture", "image_digest", NO_PICTURE)):
+        if count := report.posts[key].eq(digest(content)).sum():
+            lines.append(f"kept without a {name}: {count}")
     lines += [f"  {count:5} {what}" for what, count in Counter(report.audit.problem).most_common(8)]
     lines += [f"  named in {outputs / 'audit.csv'}"] * bool(len(report.audit)) + [f"written to {report.folder}"]
+    if absent := [label for label in LABELS if label not in report.labels and set(report.labels) < set(LABELS)]:
+        names = ",".join(LABELS)
+        lines.append(f"no {absent[0]} post, so there are two classes; --labels {names} keeps the third")
+    train, val = (report.posts[report.posts.split == name] for name in ("train", "val"))
+    if leaked := val.group.isin(train.group).sum():
+        lines.append(f"warning: {leaked} val posts have copies in train; runs on these files are marked as leaked")
     for split, label in itertools.product(("train", "val"), report.labels):
         if not classes.loc[split, label]:
             lines.append(f"warning: no {label} post in {split}")
     return lines
+
+# %% ../nbs/00_data.ipynb #56335c3e
+def fill_missing(
+    pairs: pd.DataFrame,  # guid, line, text_path and image_path, "" where there is none
+    file: str,  # The table, for the audit
+    stand_ins: Mapping[str, str],  # See `find_pairs`
+) -> tuple[pd.DataFrame, list[Problem]]:
+    "The posts that have both halves, or a stand-in for one; and what is missing."
+    paths, problems = pairs[["text_path", "image_path"]], []
+    lacking = (paths == "").sum(axis=1)
+    kept = (lacking == 0) | ((lacking == 1) & bool(stand_ins))
+    for kind in ("text", "image"):
+        for row in pairs[paths[f"{kind}_path"] == ""].itertuples():
+            done = KEPT_HALF if kept[row.Index] else LEFT_OUT
+            problems.append(Problem(row.guid, f"{file}:{row.line}", f"no {kind}", done))
+    filled = {name: paths[name].mask(paths[name] == "", stand_ins.get(name.removesuffix("_path"))) for name in paths}
+    return pairs.assign(**filled)[kept].reset_index(drop=True), problems
+
+# %% ../nbs/00_data.ipynb #013e16f7
+def read_rows(
+    table: Path,  # See `read_post_table`; relative to the data root
+    columns: Columns,  # What its columns are called
+    workspace: Workspace,  # Where everything is
+    labels: str = "",  # As in `read_lists`
+    rename: str = "",  # As in `read_lists`
+    stand_ins: Mapping[str, str] = {},  # See `find_pairs`
+    encoding: str = "auto",  # Of a text file
+) -> tuple[pd.DataFrame, list[Problem], tuple[str, ...]]:
+    """What `read_lists` returns, of the posts of a table; with a column `part` where it has a division of its own.
+
+    Raises ClipsentError if the table cannot be used.
+    """
+    path, pairs, problems = workspace.posts_root / table, [], []
+    rows = read_post_table(path, columns, workspace, encoding)
+    labels, rows["label"] = choose_labels(rows.label, labels, rename, path)
+    learned = rows.part != "test" if "part" in rows else rows.label != ""
+    for split, own in (("train", rows[learned]), ("test", rows[~learned])):
+        usable, odd = check_list(own, path.name, labels if split == "train" else ())
+        pairs.append(usable.assign(split=split, label=usable.label.where(usable.label.isin(labels), "")))
+        problems += odd
+    pairs = pd.concat(pairs, ignore_index=True)
+    pairs, found = fill_missing(pairs, path.name, stand_ins)
+    return pairs.drop(columns="line"), problems + found, labels
+
+# %% ../nbs/00_data.ipynb #838f417c
+def own_folds(posts: pd.DataFrame) -> list[str]:
+    "The names of the folds that posts came with, in order; none if they came with none."
+    parts = posts.part[posts.split != "test"].unique() if "part" in posts else []
+    return order_labels([part for part in parts if part not in ("train", "val")])
+
+
+def own_division(
+    posts: pd.DataFrame,  # With part and split
+    folds: int,  # That were asked for
+) -> pd.Series:
+    """The split of each post that it came with; of folds, the first one validates.
+
+    Raises ClipsentError if folds are asked for and there are some already.
+    """
+    names = own_folds(posts)
+    if names and posts.part.isin(["train", "val"]).any():
+        what = f"mixes train or val with folds ({first_few(names)})"
+        raise ClipsentError("--split-column", what, todo="write train, val and test, or folds")
+    if names and folds:
+        what = f"the table has folds of its own ({first_few(names)})"
+        raise ClipsentError(f"--folds {folds}", what, todo="leave out --folds or --split-column")
+    return posts.part.replace({name: "val" if name == names[0] else "train" for name in names})
 
 # %% ../nbs/00_data.ipynb #7463e283
 from typing import Annotated
@@ -672,30 +789,47 @@ def make_splits(
     encoding: str = "auto",  # Of texts that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
     labels: Listing = "",  # The classes in their order, by commas; default: those that the posts have
     rename: Listing = "",  # Other names of tags, such as good=positive,bad=negative
+    table: Path | None = None,  # All posts: csv, tsv, xlsx, parquet, jsonl or saved data set; relative to the data root
+    columns: Columns = Columns(),
+    mvsa: Mvsa | None = None,  # Join the votes of labelResultAll.txt, of MVSA-Single or MVSA-Multiple
+    allow_missing: bool = False,  # Keep posts without a text or without a picture
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, classes.csv, audit.csv and duplicates.csv; copies never straddle train and val.
 
     Raises ClipsentError if the raw data cannot be found, too much of it cannot be used, or a setting is out of range.
     """
-    _check_settings(folds, encoding)
-    pairs, problems, classes = read_lists(workspace.posts_root, labels, rename)
+    _check_settings(folds, encoding, table, columns, mvsa)
+    stand_ins = write_stand_ins(workspace) if allow_missing else {}
+    if table:
+        pairs, problems, classes = read_rows(table, columns, workspace, labels, rename, stand_ins, encoding)
+    else:
+        pairs, problems, classes = read_lists(workspace.posts_root, labels, rename, stand_ins, mvsa)
     posts, found = read_posts(workspace, pairs, encoding)
     problems += found
     workspace.audit_csv.unlink(missing_ok=True)  # of another call
     total = len({*posts_left_out(problems), *posts.guid})
     settle_problems(problems, total, workspace.posts_root, workspace)
-    labelled = posts.split == "train"
-    parts = assign_parts(posts.label[labelled], posts.group[labelled], [1 - val_ratio, val_ratio], seed)
-    posts.loc[labelled, "split"] = np.where(parts == 1, "val", "train")
+    if "part" in posts:
+        posts["split"] = own_division(posts, folds)
+    if "val" not in set(posts.split):
+        labelled = posts.split == "train"
+        parts = assign_parts(posts.label[labelled], posts.group[labelled], [1 - val_ratio, val_ratio], seed)
+        posts.loc[labelled, "split"] = np.where(parts == 1, "val", "train")
     _check_parts(posts, val_ratio)
     report = SplitReport(posts, audit_table(problems), workspace.resolve("outputs/splits"), classes)
     write_splits(report, folds, seed)
     return report
 
 # %% ../nbs/00_data.ipynb #6747c8a2
-def _check_settings(folds: int, encoding: str) -> None:
+def _check_settings(folds: int, encoding: str, table: Path | None, columns: Columns, mvsa: str | None) -> None:
     if folds == 1:
         raise ClipsentError(f"--folds {folds}", "must be 0 or at least 2")
+    if table and mvsa:
+        raise ClipsentError("--table and --mvsa", "say where the labels are in two ways", todo="give one of them")
+    if not table and (
+        named := [flag_of(name) for name in vars(columns) if getattr(columns, name, None) and name != "given"]
+    ):
+        raise ClipsentError(named[0], "is a column of no table", todo="say which with --table")
     try:
         codecs.lookup("utf-8" if encoding == "auto" else encoding)
     except (LookupError, ValueError) as error:
@@ -712,7 +846,8 @@ def _check_parts(posts: pd.DataFrame, val_ratio: float) -> None:
         group = labelled[labelled.group == labelled.group.mode()[0]]
         first = group.iloc[0]
         why = f"{len(group)} of them are copies of guid {first.guid}, {first.start[:60]!r}, and stay together"
-    raise ClipsentError(f"--val-ratio {val_ratio}", what, why, "label other posts, or choose another share")
+    where = "--split-column" if "part" in posts else f"--val-ratio {val_ratio}"
+    raise ClipsentError(where, what, why, "label other posts, or choose another share")
 
 # %% ../nbs/00_data.ipynb #fbd01189
 def write_splits(
@@ -725,6 +860,10 @@ def write_splits(
     files = {folder / f"{name}.csv": posts.loc[posts.split == name, SPLIT_COLUMNS] for name in ("train", "val", "test")}
     if folds:
         files |= fold_tables(files[folder / "train.csv"], folder, folds, seed)
+    if own := own_folds(posts):
+        labelled = posts[posts.split != "test"]
+        parts = labelled.part.map(own.index).to_numpy()
+        files |= fold_tables(labelled[SPLIT_COLUMNS], folder, len(own), seed, parts)
     files[folder.parent / "duplicates.csv"] = report.duplicates
     files[folder / "classes.csv"] = pd.DataFrame({"label": report.labels})
     write_together(files, old=folder.glob("fold_*/*.csv"))
@@ -738,9 +877,11 @@ def fold_tables(
     folder: Path,  # Receives fold_0/train.csv, fold_0/val.csv, fold_1/...
     folds: int,  # How many
     seed: int,  # Decides which rows go where
+    parts: np.ndarray | None = None,  # The fold of each row; default: drawn
 ) -> dict[Path, pd.DataFrame]:
     "Cut the training rows into folds: fold_i/val.csv is the i-th, fold_i/train.csv all others."
-    parts = assign_parts(train.label, train.group, [1 / folds] * folds, seed)
+    if parts is None:
+        parts = assign_parts(train.label, train.group, [1 / folds] * folds, seed)
     tables = {}
     for fold in range(folds):
         tables[folder / f"fold_{fold}" / "train.csv"] = train[parts != fold]

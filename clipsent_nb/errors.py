@@ -165,7 +165,7 @@ def text_traits(
 # %% ../nbs/10_errors.ipynb #0edcdf4b
 from PIL import Image
 
-from clipsent_nb.decoding import FORMATS, MALFORMED
+from clipsent_nb.decoding import MALFORMED, formats_of
 
 
 def picture_size(
@@ -176,7 +176,9 @@ def picture_size(
     Raises ClipsentError that names the file if it is missing or no picture.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file:
+            formats = formats_of(file.read(64), path)
+        with Image.open(path, formats=formats) as image:
             quarter_turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
             return image.size[::-1] if quarter_turned else image.size
     except (*MALFORMED, OSError, EOFError, Image.DecompressionBombError) as error:

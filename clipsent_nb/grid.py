@@ -47,7 +47,7 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
-from .objective import absent_classes, warn_of_absent
+from .objective import warn_of_absent
 from .report import execute, kept_kernels
 from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity, preset_settings
 
@@ -450,7 +450,7 @@ def grid(
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
     if done:
         best = Run.load(folder / runs.folder.iloc[0])
-        warn_of_absent(absent_classes(best.labels, best.classes))
+        warn_of_absent([label for label in best.classes if best.metrics.get(f"best_val_f1_{label}", 0) is None])
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
     columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)

@@ -120,7 +120,7 @@ class Classifier(PostReader, TrainedModel):
 # %% ../nbs/11_predict.ipynb #4b86beb7
 from dataclasses import replace
 
-from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list
+from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list, read_split
 from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
 from clipsent_nb.runs import Share
@@ -128,13 +128,15 @@ from clipsent_nb.runs import Share
 
 def read_test_posts(
     workspace: Workspace,  # Its data root holds data/ and the list
-    test_file: Path,  # Lines like 'guid,null'; relative to the data root
+    test_file: Path,  # Lines like 'guid,null', or a split file; relative to the data root
 ) -> pd.DataFrame:
     """The pairs table of the test posts, one row per line and in the same order.
 
     Raises ClipsentError that names the lines or guids that cannot be used.
     """
     path = workspace.posts_root / test_file
+    if path.suffix.lower() == ".csv":
+        return read_split(path)
     rows, odd = read_list(path)
     if rows.empty:
         raise ClipsentError(path, "no posts to label", todo="it should hold lines like 'guid,tag'")
@@ -162,7 +164,7 @@ def predict_file(
     weights: Path,  # A run's best.pt, or the run folder; relative to the project root
     workspace: Workspace = Workspace(),
     output: Path = Path("outputs/test_with_label_clip_aug.txt"),  # The file to write; relative to the project root
-    test_file: Path = Path("test_without_label.txt"),  # The posts to label; relative to the data root
+    test_file: Path = Path("test_without_label.txt"),  # The posts to label, or a split file; relative to the data root
     model_name: ModelName | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
     batch_size: AtLeastOne = 32,  # Posts that the model looks at together
     abstain_below: Share | None = None,  # Mark answers with less confidence as abstained, in the table of probabilities

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.data import files_by_guid, make_splits, read_list, read_split
+from clipsent_nb.decoding import read_text
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table
 from clipsent_nb.inputs import load_posts
@@ -14,6 +15,7 @@ from clipsent_nb.labels import LABELS, choose_labels, find_labels, plain_tag
 from clipsent_nb.predict import Classifier
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
+from clipsent_nb.stage import run_stage
 from clipsent_nb.train import fit, sample_config
 
 
@@ -134,16 +136,7 @@ def test_runs_without_labels_have_the_default_ones(tmp_path):
     assert Run(tmp_path, {}, {}).classes == LABELS and "labels" not in TrainConfig.__dataclass_fields__
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("names", [["yes", "no"], [str(number) for number in range(1, 8)]], ids=["two", "seven"])
-def test_the_stage_takes_any_number_of_classes(tmp_path, names):
-    from clipsent_nb.stage import run_stage
-
-    make_sample(tmp_path)
-    relabel(tmp_path, names)
-    settings = tmp_path / "settings.toml"
-    settings.write_text(
-        """
+SETTINGS = """
 [train]
 model_name = "tiny_clip"
 epochs = 1
@@ -168,8 +161,30 @@ folds = 2
 [robustness]
 corruptions = "noise,blur"
 """
-    )
-    run_stage(settings, Workspace(tmp_path))
-    table = read_table(tmp_path / "outputs/test_with_label_clip_aug.txt")
-    assert set(table.tag) <= set(names)
+
+
+def in_one_table(root) -> str:
+    "Put the posts of a sample into one table, a few of them without one half; returns the settings for it."
+    lists = [read_list(root / name)[0] for name in ("train.txt", "test_without_label.txt")]
+    rows = pd.concat(lists, ignore_index=True).drop_duplicates("guid")
+    files = files_by_guid(root / "data")
+    rows["text"] = [read_text(root / "data" / files[guid]["text"][0])[0] for guid in rows.guid]
+    rows["image"] = ["data/" + files[guid]["image"][0] for guid in rows.guid]
+    rows.loc[rows.index[:6], "text"], rows.loc[rows.index[6:12], "image"] = "", ""
+    rows.drop(columns="line").to_json(root / "posts.jsonl", orient="records", lines=True)
+    for name in ("train.txt", "test_without_label.txt"):
+        (root / name).unlink()
+    settings = SETTINGS.replace("val_ratio", 'table = "posts.jsonl"\nallow_missing = true\nval_ratio')
+    return settings + '[predict]\ntest_file = "outputs/splits/test.csv"\n'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["yes", "no"], [str(number) for number in range(1, 8)]], ids=["two", "seven"])
+def test_the_stage_takes_any_number_of_classes_and_posts_in_a_table(tmp_path, names):
+    make_sample(tmp_path)
+    relabel(tmp_path, names)
+    (tmp_path / "settings.toml").write_text(in_one_table(tmp_path) if len(names) == 2 else SETTINGS)
+    run_stage(tmp_path / "settings.toml", Workspace(tmp_path))
+    labelled = read_table(tmp_path / "outputs/test_with_label_clip_aug.txt")
+    assert set(labelled.tag) <= set(names) and len(labelled) > 50
     assert (tmp_path / "outputs/reports/index.html").is_file()
