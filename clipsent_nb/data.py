@@ -124,6 +124,7 @@ NO_LIST = "it should hold lines like 'guid,tag'"
 # %% ../nbs/00_data.ipynb #c7459230
 def read_list(
     path: Path | str,  # A list of posts
+    encoding: str = "",  # What it is in if it is not UTF-8; default: decided by its bytes
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Read `guid,tag` lines to columns guid, label ("" when unknown) and line; and the lines that are something else.
 
@@ -133,7 +134,7 @@ def read_list(
     if not path.is_file():
         raise ClipsentError(path, "no such file", todo=NO_LIST)
     try:
-        text, _ = decode_text(path.read_bytes())
+        text, _ = decode_text(path.read_bytes(), encoding)
     except ValueError as error:
         raise ClipsentError(path, str(error)) from error
     lines = [(number, line) for number, line in enumerate(re.split("\r\n|\n|\r", text), 1) if line.strip()]
@@ -234,15 +235,10 @@ def find_pairs(
 
     Its columns are guid, text_path, image_path, label; paths are relative to the data root.
     """
-    pairs, problems = [], []
+    pairs, problems, numbers = [], [], {guid.lstrip("0"): guid for guid in files}
     for row in rows.itertuples():
         post = files.get(row.guid, {"text": [], "image": []})
-        whole = row.guid.removesuffix(".0")
-        hint = (
-            f", but one of {whole}: a program made a number of the guid"
-            if row.guid not in files and whole in files
-            else ""
-        )
+        hint = "" if row.guid in files else _guess_name(row.guid, files, numbers)
         for kind, suffix in (("text", "txt"), ("image", "jpg")):
             if not post[kind]:
                 problems.append(Problem(row.guid, f"data/{row.guid}.{suffix}", f"no {kind} of this name{hint}"))
@@ -252,6 +248,15 @@ def find_pairs(
         if post["text"] and post["image"]:
             pairs.append((row.guid, f"data/{post['text'][0]}", f"data/{post['image'][0]}", row.label))
     return pd.DataFrame(pairs, columns=["guid", "text_path", "image_path", "label"]), problems
+
+
+def _guess_name(guid: str, files: dict, numbers: dict[str, str]) -> str:
+    "What a guid without files may have been, for a message."
+    stem, ending = os.path.splitext(guid)
+    if ending.lower() in (".txt", *IMAGE_SUFFIXES) and stem in files:
+        return f", but one of {stem}; leave the ending out"
+    whole = numbers.get(guid.removesuffix(".0").lstrip("0"))
+    return f", but one of {whole}: a program made a number of the guid" if whole else ""
 
 # %% ../nbs/00_data.ipynb #28d09fdd
 def post_file(
@@ -531,6 +536,7 @@ LISTS = {"train": "train.txt", "test": "test_without_label.txt"}
 
 def read_lists(
     root: Path,  # Holds data/, train.txt and perhaps test_without_label.txt
+    encoding: str = "",  # What the lists are in if they are not UTF-8; default: decided by their bytes
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """The pairs table of both lists, with `split` ("train" or "test"), and what is wrong with lists and folder.
 
@@ -541,7 +547,7 @@ def read_lists(
     for split, name in LISTS.items():
         if split == "test" and not (root / name).exists():
             continue
-        rows, found = read_list(root / name)
+        rows, found = read_list(root / name, encoding)
         if rows.empty and split == "train":
             raise ClipsentError(root / name, "no posts", todo=NO_LIST)
         known.update(rows.guid)
@@ -563,8 +569,9 @@ def read_posts(
     encoding: str = "auto",  # Of texts that are not UTF-8
 ) -> tuple[pd.DataFrame, list[Problem]]:
     "Every usable post of the lists: the columns of a split file, `start` of the text and `split`; and the problems."
-    pairs, problems = read_lists(workspace.posts_root)
-    posts, found = inspect_posts(pairs if encoding == "auto" else pairs.assign(encoding=encoding), workspace)
+    named = "" if encoding == "auto" else encoding
+    pairs, problems = read_lists(workspace.posts_root, named)
+    posts, found = inspect_posts(pairs.assign(encoding=named) if named else pairs, workspace)
     posts = posts.reset_index(drop=True)
     return posts.assign(group=duplicate_groups(posts)), problems + found
 
@@ -664,7 +671,7 @@ def make_splits(
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1,  # Share of the labelled posts to validate on
     seed: Seed = 42,  # Decides which posts validate
     folds: Annotated[int, Field(ge=0)] = 0,  # Also cut train into this many folds, each once validating; 0: none
-    encoding: str = "auto",  # Of texts that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
+    encoding: str = "auto",  # Of texts and lists that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, audit.csv and duplicates.csv; copies never straddle train and val.
 

@@ -23,7 +23,7 @@ from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
 from clipsent_nb.explain import deletion_curves, explain
 from clipsent_nb.export import OnnxClassifier
-from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml, write_count
+from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
@@ -387,6 +387,15 @@ def test_a_file_of_rules_that_a_windows_program_saved_is_read(tmp_path, encoding
     mark = "\ufeff" if encoding == "utf-16-be" else ""
     (tmp_path / "rules.toml").write_text(mark + "[mine]\nreplace_urls = true\n", encoding=encoding)
     assert read_rule_sets(tmp_path / "rules.toml")["mine"]["replace_urls"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_json_file_that_a_windows_program_saved_is_read(tmp_path, encoding):
+    (tmp_path / "config.json").write_text('{"lr": 1}', encoding=encoding)
+    assert read_json(tmp_path / "config.json") == {"lr": 1}
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ClipsentError, match="config.json: damaged .a list instead of an object"):
+        read_json(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("read", [read_table, lambda path: read_toml(path, "--settings")])
