@@ -736,7 +736,13 @@ def fold_tables(
     folds: int,  # How many
     seed: int,  # Decides which rows go where
 ) -> dict[Path, pd.DataFrame]:
-    "Cut the training rows into folds: fold_i/val.csv is the i-th, fold_i/train.csv all others."
+    """Cut the training rows into folds: fold_i/val.csv is the i-th, fold_i/train.csv all others.
+
+    Raises ClipsentError if there are more folds than groups of copies.
+    """
+    if folds > (most := train.group.nunique()):
+        what = f"more than the {write_count(most, 'post')} that are no copies"
+        raise ClipsentError(f"--folds {folds}", what, todo="cut into fewer")
     parts = assign_parts(train.label, train.group, [1 / folds] * folds, seed)
     tables = {}
     for fold in range(folds):

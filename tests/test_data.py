@@ -175,6 +175,13 @@ def test_a_row_with_more_cells_than_the_first_line_moves_no_cell_to_another_colu
         read_split(tmp_path / "v.csv")
 
 
+def test_more_folds_than_posts_are_refused(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    with pytest.raises(ClipsentError, match="--folds 37: more than the 36 posts that are no copies; cut into fewer"):
+        make_splits(Workspace(root), folds=37)
+    assert not (root / "outputs/splits").exists()
+
+
 def test_posts_that_are_all_copies_are_named(tmp_path):
     root = write_posts(tmp_path / "posts", forty())
     for guid, _ in forty():

@@ -264,6 +264,11 @@ def test_seeds_of_a_step_that_are_none_are_refused_by_table_and_name(tmp_path, s
         _ = Plan("baseline", {"train": {}, "baseline": {"seeds": seeds}}, Workspace(tmp_path), "s.toml").calls
 
 
+def test_a_command_line_from_a_program_may_hold_paths_and_numbers(tmp_path, capsys):
+    assert main(["splits", "--project-root", tmp_path, "--folds", 2]) == 2
+    assert f"{tmp_path}/data: no such folder" in capsys.readouterr().err
+
+
 def test_steps_that_leave_nothing_to_do_are_refused():
     with pytest.raises(ClipsentError, match="--only, --from and --skip: leave no step to do"):
         choose_steps(only="splits", skip="splits")
