@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from .data import SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from clipsent_nb.files import (
@@ -29,6 +30,7 @@ from clipsent_nb.files import (
     first_few,
     format_message,
     log,
+    write_count,
     write_csv,
 )
 from .labels import LABELS, find_labels
@@ -36,9 +38,10 @@ from .runs import Share
 from .tables import path_from
 
 # %% ../nbs/09_badcases.ipynb #46bac059
-from .features import TrainedModel
-from .inputs import content_fingerprint, copies_in, find_files, load_posts, refresh_content
-from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values, prediction_table
+from .features import find_met_posts
+from .inputs import content_fingerprint, find_files, refresh_content
+from .members import load_model
+from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
 from clipsent_nb.files import write_together
@@ -171,7 +174,7 @@ def score_posts(
 # %% ../nbs/09_badcases.ipynb #2ebdf083
 from clipsent_nb.objective import wilson_interval
 
-CHOSEN = "the epoch was chosen by these posts, so the share of errors is a little low"
+CHOSEN = "the epoch was chosen by these posts"
 
 
 def describe_cases(
@@ -181,17 +184,21 @@ def describe_cases(
     met = scored.met if "met" in scored else pd.Series("no", index=scored.index)
     new, kinds, low_conf = scored[met != "yes"], scored.kind.value_counts(), (scored.reason == "low_conf").sum()
     wrong = (scored.reason == "wrong").sum()
-    lines = [f"{len(scored)} posts: {wrong} predicted wrongly, {low_conf} rightly but with little confidence"]
+    lines = [
+        f"{write_count(len(scored), 'post')}: {wrong} predicted wrongly, {low_conf} rightly but with little confidence"
+    ]
     if len(new) < len(scored):
         lines.append(f"warning: the model was trained on {len(scored) - len(new)} of them or on their copies")
     if (met == "unknown").any():
         lines.append("warning: it is not known which posts the model was trained on, so this may be no error rate")
     if len(new):
-        lines.append(f"error rate {describe_rate(new, 'pred_label')}" + ", without those" * (len(new) < len(scored)))
+        rate = describe_rate(new, "pred_label")
+        lines.append(f"error rate {rate}" + ", without those" * (len(new) < len(scored)))
     if (scored.source == "oof").any() and "cross_fitted" in new:
-        lines[-1] += f"; {CHOSEN}: chosen by others it is {describe_rate(new, 'cross_fitted')}"
+        other = describe_rate(new, "cross_fitted")
+        lines[-1] += f"; {CHOSEN}; where others choose it, the rate is {'the same' if other == rate else other}"
     if (scored.source == "val").any():
-        lines[-1] += f"; {CHOSEN}"
+        lines[-1] += f"; {CHOSEN}, so the rate may be a little low"
         lines.append("warning: these posts validate; a run trained on their copies is leaked and will not be ranked")
     return "\n".join(lines + [f"{kinds[kind]} {kind}: {meaning}" for kind, meaning in KINDS.items() if kind in kinds])
 
@@ -371,8 +378,9 @@ def augment_text(
     names = ["guid", "true_label", "pred_label", "text_path", *DIGESTS, "text_raw", "text_aug"]
     table = pd.DataFrame(rows, columns=names, dtype=str)
     write_csv(table.assign(text_raw=formula_safe(table.text_raw), text_aug=formula_safe(table.text_aug)), output)
-    message = "%d texts for %d of %d posts; the others read the same however rewritten"
-    log.info(message, len(table), table.guid.nunique(), len(cases))
+    message = "%s for %d of %s; the others read the same however rewritten"
+    texts, posts = write_count(len(table), "text"), write_count(len(cases), "post")
+    log.info(message, texts, table.guid.nunique(), posts)
     return output
 
 # %% ../nbs/09_badcases.ipynb #2a4543ca
@@ -444,7 +452,7 @@ def augment_images(
     rows = list(progress_bar(copies, "altering pictures", len(jobs), unit="picture"))
     names = ["guid", "true_label", "pred_label", "image_path", "source_image", *DIGESTS]
     write_csv(pd.DataFrame(rows, columns=names), folder / IMAGE_COPIES.name)
-    log.info("%d pictures for %d posts", len(rows), len(cases))
+    log.info("%s for %s", write_count(len(rows), "picture"), write_count(len(cases), "post"))
     return folder / IMAGE_COPIES.name
 
 # %% ../nbs/09_badcases.ipynb #2778ad6f
@@ -516,9 +524,8 @@ def find_sources(
     if "source" in foreign and (foreign.source == "oof").any():
         what = f"guid {guids} not in --train-csv, so the list was mined from another training file"
         raise ClipsentError(path, what, todo="give that file, or mine again")
-    log.warning(
-        "warning: %d sources are not in --train-csv: guid %s. If they validate, scores leak", len(foreign), guids
-    )
+    sources_there = f"{write_count(len(foreign), 'source is', 'sources are')} not in --train-csv: guid {guids}"
+    log.warning("warning: %s. If they validate, scores leak", sources_there)
     foreign = foreign if "group" in foreign else foreign.assign(group=foreign.guid)
     return pd.concat([sources, refresh_content(foreign, workspace, path)])
 
@@ -565,10 +572,13 @@ def merge(
     texts = write_texts(texts, output.parent / "badcase_text_aug", workspace.posts_root)
     rows = [make_copy_rows(copies, sources, kind, train, workspace) for kind, copies in (("ia", images), ("ta", texts))]
     write_csv(pd.concat([train, *rows]), output)
-    message = "%d posts, %d altered pictures, %d altered texts; %d copies were there already"
-    log.info(message, len(train), *map(len, rows), len(images) + len(texts) - sum(map(len, rows)))
+    nouns = ("post", "altered picture", "altered text")
+    counts = [write_count(len(table), noun) for table, noun in zip((train, *rows), nouns, strict=True)]
+    before = write_count(len(images) + len(texts) - sum(map(len, rows)), "copy was", "copies were")
+    log.info("%s; %s there already", ", ".join(counts), before)
     if len(suspect):
-        log.info("no copies of %d posts whose label is in doubt; --no-skip-suspect adds them", len(suspect))
+        posts = write_count(len(suspect), "post")
+        log.info("no copies of %s whose label is in doubt; --no-skip-suspect adds them", posts)
     return output
 
 # %% ../nbs/09_badcases.ipynb #4880d228
@@ -601,15 +611,10 @@ def predict_posts(
 
     `met` is yes, no, or unknown where the run folder does not tell.
     """
-    trained = TrainedModel.load(weights, config, config.model_name)
-    inputs = load_posts(posts, trained.processors, trained.config, config, where)
-    table = prediction_table(inputs, trained.probabilities(inputs, config.batch_size))
-    place = config.resolve(weights)
-    known = (place if place.is_dir() else place.parent) / "train_posts.csv"
-    if not known.is_file():
-        return table.assign(met="unknown")
-    met = copies_in(inputs.posts, read_table(known))
-    return table.assign(met=np.where(table.guid.isin(met), "yes", "no"))
+    trained = load_model(weights, config, config.model_name)
+    readable, table = trained.predict_posts(posts, config, where, config.batch_size)
+    met = find_met_posts(trained.folder, readable)
+    return table.assign(met="unknown" if met is None else np.where(table.guid.isin(met), "yes", "no"))
 
 # %% ../nbs/09_badcases.ipynb #d36edb53
 from clipsent_nb.batches import Execution, run_many
@@ -633,7 +638,7 @@ def train_folds(
     configs, folder = make_folds(posts, config, folds), config.resolve(config.output_dir)
     runs = run_many(configs, folder, execution)
     if execution.dry_run:
-        return f"{runs.to_string(index=False)}\n{len(runs)} runs, {runs.attrs['estimate']}"
+        return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
     rest = runs[runs.state != "done"]
     if len(rest):
         reason = rest.reason.iloc[0] or rest.state.iloc[0]
@@ -684,7 +689,7 @@ def read_scored(path: Path) -> pd.DataFrame:
 def mine(
     config: TrainConfig = TrainConfig(output_dir=FOLD_RUNS),
     source: Literal["oof", "val"] = "oof",  # Posts to look at: train, out-of-fold; or validation, which leaks
-    folds: int = 5,  # Parts that train is cut into
+    folds: Annotated[int, Field(ge=2)] | None = None,  # Parts that train is cut into; default: 5
     weights: Path | None = None,  # A run; out-of-fold its settings train the folds, else it predicts
     csv: Path | None = None,  # Look at these posts instead, on which the weights were not trained
     min_confidence: Share = 0.5,  # Right predictions with less confidence are bad cases too
@@ -697,6 +702,10 @@ def mine(
     Raises ClipsentError for unusable settings or input, or if a fold cannot be trained.
     """
     kind, file = ("csv", csv) if csv else (source, config.val_csv if source == "val" else config.train_csv)
+    if csv and source == "val":
+        raise ClipsentError("--csv and --source val", "both say which posts", todo="give one of them")
+    if kind != "oof" and folds:
+        raise ClipsentError(f"--folds {folds}", "there are no folds where --weights predicts", todo="leave it out")
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
     path = config.resolve(file)
@@ -704,7 +713,7 @@ def mine(
     if unlabelled := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(unlabelled)}", todo="give posts with labels")
     if kind == "oof":
-        predictions = train_folds(posts, config, weights, folds, execution)
+        predictions = train_folds(posts, config, weights, folds or 5, execution)
         if isinstance(predictions, str):
             return predictions
     else:

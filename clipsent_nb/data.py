@@ -42,6 +42,7 @@ from clipsent_nb.files import (
     parse_percent,
     progress_bar,
     read_table,
+    write_count,
     write_csv,
     write_together,
 )
@@ -313,7 +314,7 @@ CONTENT = ["encoding", "text_digest", "image_digest", "text_key", "image_hash"] 
 
 
 def inspect_post(
-    pair,  # A row of the pairs table, with `encoding`
+    pair,  # A row of the pairs table, with `encoding`, and perhaps `guessed`: whether nobody named it
     workspace: Workspace,  # What its paths are relative to
 ) -> tuple[dict[str, str], list[Problem]]:
     "Open both files: the columns `CONTENT` and `start` (of the text), or nothing; and what is wrong."
@@ -342,8 +343,9 @@ def _text_problems(pair, text: str, raw: bytes, encoding: str) -> list[Problem]:
         found.append((f"long text ({len(text)} characters)", f"kept; its first {LONGEST_TEXT} are read"))
     if encoding == "utf-8" and len(raw.decode(errors="ignore").encode()) < len(raw):
         found.append(("the last character lacks bytes", "kept without it"))
-    if looks_wrong(raw, encoding):
-        found.append((f"unusual characters, read as {encoding}", "kept; --encoding may name another encoding"))
+    if getattr(pair, "guessed", False) and looks_wrong(raw, encoding):
+        done = "kept; if it is not, save the file as UTF-8, or name what such files are in by --encoding"
+        found.append((f"unusual characters, read as {encoding}", done))
     return [Problem(pair.guid, pair.text_path, what, done) for what, done in found]
 
 # %% ../nbs/00_data.ipynb #409ec4ed
@@ -391,7 +393,7 @@ def inspect_posts(
 
     if "encoding" not in pairs:
         guesses = guess_encodings(in_threads(raw_text, rows, workers))
-        rows = list(pairs.assign(encoding=guesses).itertuples())
+        rows = list(pairs.assign(encoding=guesses, guessed=True).itertuples())
     found = in_threads(lambda row: inspect_post(row, workspace), rows, workers)
     found = list(progress_bar(found, "reading posts", len(rows), unit="post"))
     problems = [problem for _, of_post in found for problem in of_post]
@@ -494,6 +496,7 @@ def assign_parts(
 SPLIT_COLUMNS = ["guid", "text_path", "image_path", "label", "group", *CONTENT]
 
 # %% ../nbs/00_data.ipynb #53ea06df
+@checked
 def read_split(
     path: Path | str,  # A split file, or a table of one's own with the first four of its columns
 ) -> pd.DataFrame:
@@ -680,11 +683,14 @@ def _report_lines(report: SplitReport) -> list[str]:
     for row in sample_guesses(report.posts).itertuples():
         lines.append(f"  read as {row.encoding}, guid {row.guid}: {row.start}")
     across = f"{len(report.conflicting)} with conflicting labels, {len(report.twins)} across labelled posts and test"
-    lines.append(f"near-duplicates: {len(duplicates)} groups over {duplicates.posts.sum()} posts; {across}")
+    over = write_count(duplicates.posts.sum(), "post")
+    lines.append(f"near-duplicates: {write_count(len(duplicates), 'group')} over {over}; {across}")
     if len(duplicates):
         row = duplicates.loc[duplicates.posts.idxmax()]
-        lines.append(f"  largest: group {row.group}, {row.posts} posts, {row.pictures} pictures, {row.texts} texts")
-    lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {len(report.audit)} entries"]
+        held = (write_count(getattr(row, f"{noun}s"), noun) for noun in ("post", "picture", "text"))
+        lines.append(f"  largest: group {row.group}, {', '.join(held)}")
+    entries = write_count(len(report.audit), "entry", "entries")
+    lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {entries}"]
     for name, key, content in (("text", "text_digest", b""), ("picture", "image_digest", NO_PICTURE)):
         if count := report.posts[key].eq(digest(content)).sum():
             lines.append(f"kept without a {name}: {count}")
@@ -826,7 +832,7 @@ def _check_settings(folds: int, encoding: str, table: Path | None, columns: Colu
         raise ClipsentError(named[0], "is a column of no table", todo="say which with --table")
     try:
         codecs.lookup("utf-8" if encoding == "auto" else encoding)
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         known = "auto, utf-8, gb18030, cp1252, big5, shift_jis and euc_kr are some of those that there are"
         raise ClipsentError(f"--encoding {encoding}", "no such encoding", todo=known) from error
 

@@ -115,7 +115,8 @@ def decode_text(
 
     Raises ValueError that says what is wrong with them.
     """
-    if (found := decode_unicode(raw)) is None:
+    hidden = re.match(r"utf.?(16|32)|iso.?2022", encoding, re.I) and raw.isascii() and re.search(rb"[\0\x1b]", raw)
+    if hidden or (found := decode_unicode(raw)) is None:
         auto = encoding in ("", "utf-16", "cesu-8")  # the last two are read above, unless the file has changed
         legacy = guess_encodings([raw])[0] if auto else encoding
         if not legacy or (text := _decoded(raw, legacy)) is None:
@@ -124,7 +125,8 @@ def decode_text(
         found = text, legacy
     text, encoding = found
     if "\0" in text:
-        raise ValueError("holds null bytes, so it is no text, or UTF-16 without its mark; save the file as UTF-8")
+        what = "holds null bytes, so it is no text, or UTF-16 without its mark"
+        raise ValueError(f"{what}; save the file as UTF-8, or name what it is in by --encoding utf-16-le")
     return text.removeprefix("\ufeff"), encoding
 
 
@@ -155,26 +157,39 @@ def read_text(
         raise ClipsentError(path, str(error)) from error
 
 # %% ../nbs/00c_decoding.ipynb #dd7b9561
-COMMONEST = (
-    "的一是不了人我在有他这中大来上个到说们为子和你地出也时年得就那要下会去过家对可里后小么心多天能好都没起还看很吗"
+COMMONEST = set(  # signs, which make up more than half of Chinese texts
+    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事"
+    "成方多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机十民第公此"
+    "已工使情明性知全三又关点正业外将两高间由问很最重并物手应战向头文体政美相见被利什二等产或新己制身果加西斯月话合回特代"
+    "内信表化老给世位次度门任常先海通教儿原东声提立及比员解水名真论处走义各入几口认条平系气题活更别打女变四神总何电数安少"
+    "报才结反受目太量再感建务做接必场件计管期市直德资命山金指克许统区保至队形社便空决治展马科司五基眼书非则听白却界达光放"
+    "强即像难且权思王象完设式色路记南品住告类求据程北边死张该交万取拉格望觉术领共确传师观清今切院让识候带导争运笑吃爱吗呢"
+    "吧啊喜欢快乐哈晚早谢朋友照片花雨雪车每买哭累秋春夏冬"
+)
+
+# %% ../nbs/00c_decoding.ipynb #4fc50a64
+NO_CHINESE = re.compile(r"[\u3040-\u30ff]〖|([\u3040-\u30ff])\1\1|[\u2e80-\u2fdf\ue000-\uf8ff]")
+NOT_WESTERN = re.compile(  # letters of cp1252 where those of other encodings have been
+    r"[ðÐþÞýÝŸ]|ì(?=[a-z])|(?<=[aeoyâêôõýã])ò|õ(?!e)|ã(?=[b-df-hj-mp-rt-z])|è(?=[aeiouyk])|ê(?=[kjwzgœ])|œ(?![uiscdn])"
+    r"|[½¼¾](?=[a-z])|(?<=\w)[©®](?=\w)|(?<=\w)[‚„](?=\w|\b)|(?<=\w)”(?=\w)"
 )
 
 
 def looks_wrong(
     raw: bytes,  # Of a text file
-    encoding: str,  # What it was read in
+    encoding: str,  # What was guessed
 ) -> bool:
-    """Whether a text reads like what hardly anybody writes: in cp1252 any odd character; in gb18030 most of them, private
-    ones, or many Chinese signs and none of the commonest; in UTF-8 the escape signs of ISO 2022.
-    """
+    "Whether nothing tells that a guess is right; in UTF-8, whether there are the escape signs of ISO 2022."
     if encoding not in LEGACY or not is_legacy(raw):
         return encoding == "utf-8" and b"\x1b" in raw
-    text = raw.decode(encoding)
+    text, odd = raw.decode(encoding), doubts(raw, encoding)
+    if encoding == "cp1252":
+        return odd > 0 or NOT_WESTERN.search(text) is not None
     signs = set(re.findall("[\u4e00-\u9fff]", text))
-    foreign = len(signs) >= 10 and not re.search("[\u3040-\u30ff]", text) and not signs & set(COMMONEST)
-    others = sum(character > "\x7f" for character in text)
-    most = others / 2 if encoding == "gb18030" else 0
-    return foreign or doubts(raw, encoding) > most or "Co" in map(unicodedata.category, text)
+    rare = len(signs & COMMONEST) < 0.3 * len(signs)
+    japanese = re.search("[\u3040-\u30ff]", text) and any(map(_unusual_chinese, signs))  # EUC-JP cannot become these
+    most = sum(character > "\x7f" for character in text) / 2
+    return (rare and not japanese) or odd > most or NO_CHINESE.search(text) is not None
 
 # %% ../nbs/00c_decoding.ipynb #1afc0f70
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
@@ -331,4 +346,6 @@ def _checked_posts(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str
         if not isinstance(text, str):
             what = f"is no text but of type {type(text).__name__}"
             raise ClipsentError(f"text {number}", what, todo='write "" for a post without words')
+        if re.search("[\ud800-\udfff]", text):
+            raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
         yield text, image

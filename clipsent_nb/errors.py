@@ -215,7 +215,7 @@ def describe_posts(
     return found.join(pd.DataFrame.from_dict(traits, orient="index"), how="inner"), problems
 
 # %% ../nbs/10_errors.ipynb #590302be
-from clipsent_nb.features import TrainedModel, encode, head_probabilities
+from clipsent_nb.features import TrainedModel
 from clipsent_nb.inputs import PairInputs
 
 
@@ -224,13 +224,13 @@ def predict_alone(
     inputs: PairInputs,  # The posts
 ) -> pd.DataFrame:
     "guid, text_prediction and image_prediction: what the model predicts from the text alone and from the picture alone."
-    text, image = encode(trained.model, inputs, trained.device, trained.dtype)
+    text, image = trained.encode(inputs)
     alone = {
         "text_prediction": (text, image.mean(0).expand_as(image)),
         "image_prediction": (text.mean(0).expand_as(text), image),
     }
-    ids = {name: head_probabilities(trained.model, pair).argmax(axis=1) for name, pair in alone.items()}
-    return pd.DataFrame({"guid": inputs.guids} | {name: np.array(inputs.classes)[rows] for name, rows in ids.items()})
+    ids = {name: trained.feature_probabilities(pair).argmax(axis=1) for name, pair in alone.items()}
+    return pd.DataFrame({"guid": inputs.guids} | {name: np.array(trained.labels)[rows] for name, rows in ids.items()})
 
 # %% ../nbs/10_errors.ipynb #b62bb492
 BUCKETS = {  # dimension: column, and for each bucket its lower bound
@@ -483,7 +483,7 @@ def describe_errors(
     if others:
         lines.append(f"No difference beyond luck by {'; '.join(others)}.")
     if slices.empty:
-        lines.append("There are too few posts to test any slice: lower the minimum, or take more posts.")
+        lines.append("There are too few posts to test any slice: lower `--min-count`, or take more posts.")
         return "\n\n".join(lines)
     worse, nominal = int((slices.verdict == "worse").sum()), int((slices.p < 0.05).sum())
     tried = f"Of {len(slices)} slices tested, {nominal} have p below 0.05; luck alone would give up to"
@@ -520,9 +520,6 @@ def read_predicted(
     return posts, f"Errors from {path}, mined from the {len(posts)} posts of {split}; {kept}."
 
 # %% ../nbs/10_errors.ipynb #638b5842
-from clipsent_nb.inputs import load_posts
-
-
 def add_alone(
     posts: pd.DataFrame,  # Of the run's validation split
     run: Run | None,  # The run, if there is one
@@ -533,11 +530,11 @@ def add_alone(
     Raises ClipsentError if more posts cannot be read than the workspace allows.
     """
     if run is None or not (run.folder / "best.pt").is_file():
-        return posts, "Agreement of text and picture is left out: it needs a run folder with best.pt."
+        return posts, "Agreement of text and picture is left out: it needs the folder of one run, with best.pt."
     trained = TrainedModel.load(run.folder, workspace)
     if trained.config["ablate_text"] or trained.config["ablate_image"]:
         return posts, "Agreement of text and picture is left out: the run was trained with one of them."
-    inputs = load_posts(posts, trained.processors, trained.config, workspace, "the predicted posts")
+    inputs = trained.read_posts(posts, workspace, "the predicted posts")
     return posts.merge(predict_alone(trained, inputs), on="guid"), ""
 
 # %% ../nbs/10_errors.ipynb #1bf1f26f

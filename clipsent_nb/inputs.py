@@ -8,7 +8,6 @@ __all__ = ['bucketed_batches', 'augment_pixels', 'PairInputs', 'inputs_from_memo
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -34,7 +33,7 @@ from clipsent_nb.caches import (
 from .cleaning import active_rules, clean_text
 from .data import Problem, find_copies, in_threads, post_file, read_split, settle_problems, with_content
 from .decoding import LONGEST_TEXT, open_image, read_text
-from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_csv
+from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_count, write_csv
 from .labels import LABELS
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7
@@ -250,9 +249,6 @@ def inputs_from_memory(
     if len(texts) != len(images):
         raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures", "each post needs one of each")
     tokenizer, rules = processors[0], active_rules(switches)
-    for number, text in enumerate(texts, first):
-        if re.search("[\ud800-\udfff]", text):
-            raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
     limit = text_limit(tokenizer, max_length)
     tokens = tokenize((clean_text(text[:LONGEST_TEXT], rules) for text in texts), tokenizer, limit)
     preprocessor = ImagePreprocessor.from_processor(processors[1])
@@ -390,8 +386,12 @@ def refresh_content(
             current = posts.guid.map(now[column]).fillna(posts[column])
             changed |= (posts[column] != "").to_numpy() & (posts[column] != current).to_numpy()
     if changed.any():
-        message = "%s: %d posts were changed since it was written (%s); `clipsent splits` looks for copies again"
-        log.warning(message, where, changed.sum(), first_few(posts.guid[changed].tolist()))
+        posts_were, guids = (
+            write_count(changed.sum(), "post was", "posts were"),
+            first_few(posts.guid[changed].tolist()),
+        )
+        message = "%s: %s changed since it was written (%s); `clipsent splits` looks for copies again"
+        log.warning(message, where, posts_were, guids)
         posts = posts.assign(**{column: posts[column].mask(changed, "") for column in columns if column in posts})
     known = find_content(posts, now, workspace)
     lost = posts[~posts.guid.isin(known.guid)]

@@ -74,8 +74,9 @@ from functools import cached_property
 
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import LONGEST_TEXT, read_text
-from clipsent_nb.features import TrainedModel, autocast, encode, head_probabilities
-from clipsent_nb.inputs import PairInputs, load_posts, refresh_content
+from clipsent_nb.features import TrainedModel, autocast
+from clipsent_nb.inputs import PairInputs, refresh_content
+from clipsent_nb.members import load_model, need_single
 
 
 @dataclass
@@ -95,9 +96,7 @@ class Probe:
     @cached_property
     def clean(self) -> tuple[Tensor, Tensor]:
         "Text features and image features of the posts as they are, float32 [N, width] each."
-        return encode(
-            self.trained.model, self.inputs, self.trained.device, self.trained.dtype, self.settings.batch_size
-        )
+        return self.trained.encode(self.inputs, self.settings.batch_size)
 
 # %% ../nbs/08_robustness.ipynb #e5cf810b
 def load_probe(
@@ -111,12 +110,13 @@ def load_probe(
 
     Raises ClipsentError if model or split is unusable, a post has no label, or too many posts cannot be used.
     """
-    trained = TrainedModel.load(weights, workspace, model_name)
+    trained = load_model(weights, workspace, model_name)
+    need_single(trained, "robustness")
     split = workspace.resolve(val_csv or str(trained.config["val_csv"]))
     posts = refresh_content(read_split(split), workspace, split)
     if bare := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(split, f"no label for guid {first_few(bare)}", todo="give posts with labels")
-    return Probe(trained, load_posts(posts, trained.processors, trained.config, workspace, split), settings)
+    return Probe(trained, trained.read_posts(posts, workspace, split), settings)
 
 # %% ../nbs/08_robustness.ipynb #90862fd1
 from clipsent_nb.corruptions import corrupt_pixels
@@ -181,7 +181,7 @@ def encode_empty_post(
     flat = torch.tensor(preprocessor.mean).view(3, 1, 1).expand(3, *preprocessor.size) / preprocessor.scale
     picture = Image.fromarray(flat.round().byte().permute(1, 2, 0).numpy())
     empty = inputs_from_memory([""], [picture], trained.processors, trained.config)
-    return encode(trained.model, empty, trained.device, trained.dtype)
+    return trained.encode(empty)
 
 # %% ../nbs/08_robustness.ipynb #505e0ba8
 import random
@@ -223,20 +223,11 @@ def predict_condition(
         text = encode_damaged_texts(probe, name, severity)
     elif severity and name in PAIRING_CORRUPTIONS:
         text, image = encode_broken_pairs(probe, name, severity)
-    return head_probabilities(model, (text, image)).argmax(axis=1)
+    return probe.trained.feature_probabilities((text, image)).argmax(axis=1)
 
 # %% ../nbs/08_robustness.ipynb #eb3836e3
+from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import read_table
-from clipsent_nb.inputs import copies_in
-
-
-def find_met_posts(
-    run_folder: Path,  # Of the weights
-    posts: pd.DataFrame,  # Posts to test on, from `refresh_content`
-) -> list[str] | None:
-    "Guids of the posts on which, or on near-copies of which, a model was trained; None if its run folder lists no posts."
-    known = run_folder / "train_posts.csv"
-    return copies_in(posts, read_table(known)) if known.is_file() else None
 
 
 def describe_met_posts(

@@ -10,11 +10,12 @@ __all__ = ['SMOOTH', 'ONE_TOWER', 'TUNED', 'PRESETS', 'EXECUTION_ONLY', 'RUN_FIL
 # %% ../nbs/04a_runs.ipynb #7d139f46
 import pickle
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from clipsent_nb.files import (
     Seed,
     Workspace,
     atomic_write,
+    checked,
     first_few,
     first_line,
     log,
@@ -47,10 +49,10 @@ from clipsent_nb.files import (
     write_json,
 )
 from .hub import cached_encoder, encoder_identity
-from .inputs import PairInputs, content_fingerprint, find_files
+from .inputs import content_fingerprint, find_files
 from .labels import LABELS, find_labels
 from .model import Blocks, HeadVariant, Pooling
-from .objective import LossName, Weighting, absent_classes, describe_absent
+from .objective import LossName, Weighting, absent_classes, adjust_probabilities, describe_absent
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -58,7 +60,18 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Weights = tuple[NotNegative, NotNegative, NotNegative]
+
+
+def split_weights(value: object) -> list[str]:
+    "Three numbers, from a list of them or text; raises ValueError if they are not three."
+    parts = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    words = re.split(r"[\s,]+", " ".join(map(str, parts)).strip("[]() "))
+    if len(words) != 3 or isinstance(value, Mapping | Set):  # the latter have no order
+        raise ValueError("must be three numbers")
+    return words
+
+
+Weights = Annotated[tuple[NotNegative, NotNegative, NotNegative], BeforeValidator(split_weights)]
 
 
 def check_trained(value: object) -> object:
@@ -449,15 +462,17 @@ def decide_resume(
 
 # %% ../nbs/04a_runs.ipynb #d91c4e55
 def prediction_table(
-    inputs: PairInputs,  # The posts
+    posts: pd.DataFrame,  # guid of each post, and group if known
+    labels: Sequence[int],  # Class ids [N]; -1 where unknown
     probabilities: np.ndarray,  # [N, C]
+    classes: Sequence[str],  # Their names, in the order of the ids [C]
 ) -> pd.DataFrame:
     "The columns of val_predictions.csv; true_label is empty where it is unknown."
-    posts, classes, probabilities = inputs.posts, inputs.classes, np.asarray(probabilities, dtype=np.float64)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
     table = pd.DataFrame(
         {
             "guid": posts.guid.to_numpy(),
-            "true_label": [classes[label] if label >= 0 else "" for label in inputs.labels],
+            "true_label": [classes[label] if label >= 0 else "" for label in labels],
             "pred_label": [classes[label] for label in probabilities.argmax(axis=1)],
             "confidence": probabilities.max(axis=1),
             **{f"p_{label}": probabilities[:, i] for i, label in enumerate(classes)},
@@ -494,6 +509,7 @@ class Run:
     found: bool = False  # whether `fit` found it finished and trained nothing
 
     @classmethod
+    @checked
     def load(cls, folder: Path | str, found: bool = False) -> "Run":
         """Read a finished run.
 
@@ -511,7 +527,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        "The best epoch's prediction for each validation post."
+        "The prediction for each validation post, as the run ships it: by the best epoch, adjusted and calibrated."
         return read_predictions(self.folder / "val_predictions.csv", self.classes)
 
     @property
@@ -526,14 +542,24 @@ class Run:
 
     @property
     def probabilities(self) -> np.ndarray:
-        "The best epoch's probabilities for the validation posts, [N, C]."
+        "The shipped probabilities for the validation posts, [N, C]."
         return self.predictions[[f"p_{label}" for label in self.classes]].to_numpy()
 
     @property
     def epoch_probabilities(self) -> np.ndarray | None:
-        "The probabilities of every epoch for the validation posts, [epochs, N, C]; None in runs of older versions."
-        path = self.folder / "val_epochs.npy"
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        """The probabilities of every epoch for the validation posts, [epochs, N, C]; None in runs of older versions.
+
+        They are adjusted if the run asked for it, and not scaled by its temperature.
+        """
+        path, adjustment = self.folder / "val_epochs.npy", self.metrics.get("logit_adjustment")
+        epochs = np.load(path, allow_pickle=False) if path.is_file() else None
+        return epochs if epochs is None or not adjustment else adjust_probabilities(epochs, **adjustment)
+
+    @property
+    def cross_fitted_answers(self) -> np.ndarray | None:
+        "Class ids of an ensemble for the validation posts, each by weights that other posts chose; None of a run."
+        path = self.folder / "val_cross_fitted.npy"
+        return np.load(path, allow_pickle=False).astype(int) if path.is_file() else None
 
     @property
     def train_posts(self) -> pd.DataFrame | None:
@@ -561,6 +587,13 @@ def describe_run(run: Run) -> str:
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
         "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in run.classes),
     ]
+    if metrics.get("temperature", 1.0) != 1.0:
+        names = (("log loss", "nll"), ("calibration error", "ece"))
+        gains = (
+            f"{title} {metrics[f'best_val_{key}']:.3f} to {metrics[f'calibrated_val_{key}']:.3f}"
+            for title, key in names
+        )
+        lines.append(f"confidence scaled by temperature {metrics['temperature']:.2f}: {', '.join(gains)}, cross-fitted")
     if absent:
         lines.append(describe_absent(absent))
     if run.found:

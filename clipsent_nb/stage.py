@@ -145,7 +145,7 @@ from functools import cached_property
 
 from clipsent_nb import __version__
 from clipsent_nb.cli import bind_values, load, settable
-from clipsent_nb.files import Workspace, make_plain
+from clipsent_nb.files import Workspace, arguments_of, make_plain
 
 ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide nothing
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
@@ -241,6 +241,8 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
         for seed, folder in repeats:
             own = {} if seed is None else {"seed": seed, "output_dir": folder}
             calls.append(bind_values(function, values | own))
+            if plan_runs := getattr(function, "plan", None):
+                plan_runs(**vars(arguments_of(function)(**calls[-1])))
     except ClipsentError as error:
         raise ClipsentError(plan.where, f"[{plan.name}] {error.where} {error.what}", todo=error.todo) from error
     return calls
@@ -598,8 +600,8 @@ def run_stage(
     before = read_record(workspace)
     for plan in plans:
         if not is_known(plan, before.get(plan.name, {})):
-            refuse_lacking(plan)
             _ = plan.calls
+            refuse_lacking(plan)
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
         record = do_steps(plans, workspace, overwrite)
         page = workspace.resolve("outputs/reports/index.html")
@@ -610,4 +612,5 @@ def run_stage(
         reasons = "; ".join(f"{name} {entry['state']}, {entry['reason']}" for name, entry in lacking.items())
         what = f"{len(plans) - len(lacking)} of {len(plans)} steps are done; {reasons}"
         raise ClipsentError(page, what, todo="mend that, and the same command goes on")
-    return f"all {len(plans)} steps are done\npage {page}"
+    done = "the step is done" if len(plans) == 1 else f"all {len(plans)} steps are done"
+    return f"{done}\npage {page}"

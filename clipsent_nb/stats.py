@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNCLEAR', 'NOT_JUDGED', 'seeds_interval', 'compare_means', 'compare_seeds', 'verdict', 'adjust_p', 'judge', 'mcnemar',
-           'cross_fit_answers', 'cross_fit_epoch', 'selection_optimism', 'rank_runs']
+           'halve_groups', 'cross_fit_answers', 'cross_fit_epoch', 'selection_optimism', 'rank_runs']
 
 # %% ../nbs/03a_stats.ipynb #35fb8f84
 from collections.abc import Mapping, Sequence
@@ -295,6 +295,23 @@ def mcnemar(
     return {"only_a": int((lead > 0).sum()), "only_b": int((lead < 0).sum()), "p": float(min(p, 1.0))}
 
 # %% ../nbs/03a_stats.ipynb #fc11a7f4
+def halve_groups(
+    groups: ArrayLike | None,  # Posts with one label stay in one half [N]; None: each post alone
+    rows: int,  # The number of posts
+    halvings: int = 10,  # Random halvings
+    seed: int = 0,  # Of the halvings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each post's group [N], and which groups are in the first half [halvings, G].
+
+    Raises ClipsentError for fewer than two groups.
+    """
+    group, random = group_numbers(groups, rows), np.random.default_rng(seed)
+    size = group.max() + 1
+    if size < 2:
+        raise ClipsentError("groups", "all posts are in one group", todo="cross-fitting needs two or more")
+    return group, np.array([random.permutation(size) < size // 2 for _ in range(halvings)])
+
+
 def cross_fit_answers(
     y_true: ArrayLike,  # Class ids [N]
     candidates: ArrayLike,  # Class ids of what there is to choose from, epochs or runs, in order of preference [K, N]
@@ -312,11 +329,7 @@ def cross_fit_answers(
     y_true = check_ids(y_true, "y_true", labels=labels)
     candidates = np.array([check_ids(row, "candidates", len(y_true), labels) for row in candidates])
     labels = labels or class_names(y_true, candidates)
-    group, random = group_numbers(groups, len(y_true)), np.random.default_rng(seed)
-    size = group.max() + 1
-    if size < 2:
-        raise ClipsentError("groups", "all posts are in one group", todo="cross-fitting needs two or more")
-    first = np.array([random.permutation(size) < size // 2 for _ in range(halvings)])  # [halvings, G]
+    group, first = halve_groups(groups, len(y_true), halvings, seed)
     scores = np.empty((2, halvings, len(candidates)))
     for k, answers in enumerate(candidates):
         counts = group_counts(y_true, answers, group, len(labels))

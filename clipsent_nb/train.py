@@ -51,10 +51,12 @@ from clipsent_nb.model import (
     load_exact,
     load_processors,
     parameter_counts,
+    read_weights,
     save_weights,
     set_trainable,
     tower_of,
     trainable_names,
+    write_weights,
 )
 from .objective import TAUS, adjust_probabilities, fit_adjustment, make_loss, score
 from clipsent_nb.runs import (
@@ -612,26 +614,38 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
 
 # %% ../nbs/04_train.ipynb #c4cadaec
 from clipsent_nb.card import find_licence, write_card
+from clipsent_nb.decisions import fit_calibration
+from clipsent_nb.features import calibrate
 
 
 def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConfig) -> None:
     "Write best.pt if it waits, the validation predictions and, last, metrics.json."
     write_best_head(folder, state, config)
-    val, probabilities = inputs.val, np.asarray(state.probabilities[state.best_epoch], dtype=np.float64)
+    val, epochs = inputs.val, np.stack(state.probabilities)
     with atomic_write(folder / "val_epochs.npy", "wb") as file:
-        np.save(file, np.stack(state.probabilities))
-    write_csv(prediction_table(val, probabilities), folder / "val_predictions.csv")
+        np.save(file, epochs)
+    epochs = epochs.astype(np.float64)
+    adjusted = adjustment(val, epochs[state.best_epoch], inputs.train.labels) if config.logit_adjustment else {}
+    epochs = calibrate(epochs, adjusted.get("logit_adjustment"))
+    probabilities = epochs[state.best_epoch]
+    calibration = fit_calibration(val.labels, probabilities, val.groups)
+    fitted = {"adjustment": adjusted.get("logit_adjustment"), "temperature": calibration["temperature"]}
+    weights, settings = read_weights(folder / "best.pt")
+    write_weights(folder / "best.pt", weights, settings | {"fitted": fitted})
+    shipped = calibrate(probabilities, temperature=calibration["temperature"])
+    write_csv(prediction_table(val.posts, val.labels, shipped, val.classes), folder / "val_predictions.csv")
     set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.blocks)
     metrics = {
         **{f"best_val_{name}": value for name, value in score(val.labels, probabilities, val.classes).items()},
-        **best_epoch_scores(val, state.probabilities),
+        **best_epoch_scores(val, epochs, state.best_epoch),
+        **calibration,
         "best_epoch": state.best_epoch + 1,
         "epochs": len(state.history),
         "train_posts": len(inputs.train),
         "val_posts": len(val),
         "leaked": bool(inputs.leaked),
         **unseen_scores(val, probabilities, inputs.leaked),
-        **(adjustment(val, probabilities, inputs.train.labels) if config.logit_adjustment else {}),
+        **adjusted,
         "train_time_sec": round(state.seconds, 3),
         "pairs_per_sec": round(state.total_posts / state.seconds, 2),
         **parameter_counts(state.model),
@@ -647,12 +661,11 @@ def interval_of(labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[
     return [found["low"], found["high"]]
 
 
-def best_epoch_scores(val: PairInputs, probabilities: Sequence[np.ndarray]) -> dict[str, object]:
+def best_epoch_scores(val: PairInputs, epochs: np.ndarray, best: int) -> dict[str, object]:
     "The interval of the best epoch's macro-F1, and what it is on posts that did not choose the epoch."
-    best = max(probabilities, key=lambda epoch: score(val.labels, epoch, val.classes)["f1_macro"])
-    found = {"best_val_f1_macro_interval": interval_of(val.labels, best, val.groups)}
+    found = {"best_val_f1_macro_interval": interval_of(val.labels, epochs[best], val.groups)}
     if len(set(val.groups)) > 1:  # halves of the posts choose for one another
-        honest = cross_fit_epoch(val.labels, np.stack(probabilities), groups=val.groups)
+        honest = cross_fit_epoch(val.labels, epochs, groups=val.groups)
         found["cross_fitted_val_f1_macro"] = honest["honest"]
         found["cross_fitted_val_f1_macro_interval"] = [honest["low"], honest["high"]]
     return found

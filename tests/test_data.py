@@ -230,13 +230,39 @@ def test_utf_8_that_was_cut_in_a_character_stays_utf_8_and_is_named(tmp_path, en
         ("이 영화는 진짜 재미있어요, 꼭 다시 보고 싶은 작품입니다", "euc_kr"),
         ("今日は楽しい", "iso2022_jp"),
         ("Zażółć gęślą jaźń", "cp1250"),
+        ("悲しい。もう二度と来ません", "euc_jp"),
+        ("コーヒー", "euc_jp"),
+        ("생일 축하해요!", "euc_kr"),
+        ("วันนี้อากาศดีมาก", "tis_620"),
+        ("อร่อย", "cp874"),
+        ("Đi chơi thôi em", "cp1258"),
+        ("şeker gibi", "cp1254"),
+        ("кофе", "koi8_r"),
+        ("אהבה", "cp1255"),
+        ("قهوة", "cp1256"),
+        ("dziękuję", "iso8859_2"),
+        ("Kočka", "cp1250"),
+        ("nagyon szép idő", "cp1250"),
     ],
 )
 def test_a_text_in_an_encoding_that_is_not_guessed_at_is_audited(tmp_path, text, encoding):
     root = write_posts(tmp_path / "posts", forty())
     (root / "data/1.txt").write_bytes(text.encode(encoding))
-    [problem] = make_splits(Workspace(root)).audit.problem
-    assert problem.startswith("unusual characters, read as ")
+    [row] = make_splits(Workspace(root)).audit.itertuples()
+    assert row.problem.startswith("unusual characters, read as ") and "--encoding" in row.done
+
+
+@pytest.mark.parametrize(
+    "text, encoding",
+    [("今日は楽しい", "iso2022_jp"), ("so happy", "utf_16_le"), ("so happy", "utf_32_be"), ("여자", "gb18030")],
+)
+def test_an_encoding_that_was_named_is_no_guess_and_also_read_where_its_bytes_are_ascii(tmp_path, text, encoding):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "data/1.txt").write_bytes(text.encode(encoding))
+    report = make_splits(Workspace(root), encoding=encoding)
+    row = report.posts.set_index("guid").loc["1"]
+    assert (row.start, row.encoding) == (text, encoding) and report.audit.empty
+    assert read_text(root / "data/1.txt", row.encoding) == (text, encoding)
 
 
 def test_a_file_that_was_saved_as_utf_8_after_the_split_is_read_as_utf_8():

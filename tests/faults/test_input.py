@@ -18,7 +18,7 @@ from PIL import Image
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
 from clipsent_nb.data import make_splits, read_list, read_split
-from clipsent_nb.decoding import LONGEST_TEXT, open_image
+from clipsent_nb.decoding import LONGEST_TEXT, open_image, pair_posts
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import inputs_from_memory, load_posts
 from clipsent_nb.labels import LABELS
@@ -225,10 +225,10 @@ def test_an_unusual_text_is_read_and_becomes_tokens(posts, encoder, name):
     assert 2 <= inputs.lengths[0] <= 77
 
 
-def test_surrogates_from_a_program_are_refused_and_do_not_stop_cleaning(encoder):
+def test_surrogates_from_a_program_are_refused_and_do_not_stop_cleaning():
     assert isinstance(clean_text("so \ud83d happy", active_rules({})), str)
     with pytest.raises(ClipsentError, match="text 1: holds half of a character"):
-        inputs_from_memory(["fine", "so \ud83d"], [noise(1)] * 2, load_processors(encoder), {})
+        list(pair_posts(["fine", "so \ud83d"], [noise(1)] * 2, 32))  # of every classifier, also an exported one
 
 
 def test_only_the_start_of_a_very_long_text_is_read(encoder):
