@@ -23,7 +23,7 @@ _HOMES = {
     "fit": "train",
     "TrainedModel": "features",
     "optimize": "grid",
-    "run_many": "grid",
+    "run_many": "batches",
     "mine": "badcases",
     "augment_images": "badcases",
     "augment_text": "badcases",

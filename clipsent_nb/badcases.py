@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from .data import LABELS, SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
+from .data import SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -29,9 +30,12 @@ from clipsent_nb.files import (
     first_few,
     format_message,
     log,
+    write_count,
     write_csv,
 )
+from .labels import LABELS, find_labels
 from .runs import Share
+from .tables import path_from
 
 # %% ../nbs/09_badcases.ipynb #46bac059
 from .features import find_met_posts
@@ -81,12 +85,12 @@ def predict_out_of_fold(
         predictions, labels = run.predictions, run.predictions.pred_label
         if predictions.group.nunique() > 1:  # one group cannot be halved
             epochs = run.epoch_probabilities.argmax(axis=-1)
-            labels = np.array(LABELS)[cross_fit_answers(run.labels, epochs, predictions.group, halvings=1)[0]]
+            labels = np.array(run.classes)[cross_fit_answers(run.labels, epochs, predictions.group, halvings=1)[0]]
         parts.append(predictions.assign(cross_fitted=labels))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/09_badcases.ipynb #b928ec3d
-from clipsent_nb.objective import apply_temperature, fit_temperature
+from clipsent_nb.objective import absent_classes, apply_temperature, fit_temperature
 
 UNLIKELY = 0.1  # a label whose quality is above is not called wrong
 
@@ -94,6 +98,7 @@ UNLIKELY = 0.1  # a label whose quality is above is not called wrong
 def score_labels(
     labels: np.ndarray,  # Class ids as given [N]
     probabilities: np.ndarray,  # Of a model that has not met the posts [N, C]
+    classes: Sequence[str] = LABELS,  # Their names, in the order of the ids
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far each label can be trusted: its quality from 0 to 1 [N], and whether it looks wrong [N].
 
@@ -104,7 +109,7 @@ def score_labels(
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    if absent := [name for i, name in enumerate(LABELS) if i not in labels]:
+    if absent := absent_classes(labels, classes):
         raise ClipsentError("labels", f"no post is {first_few(absent)}; label quality needs posts of every class")
     logits = np.log(np.clip(probabilities, 1e-12, None))
     calibrated = apply_temperature(logits, fit_temperature(logits, labels))
@@ -139,20 +144,25 @@ def score_posts(
     min_confidence: float,  # Right predictions below count as bad too
 ) -> pd.DataFrame:
     'Each post with its prediction, label quality, reason ("" if it is no bad case) and kind, the worst label first.'
-    names = [f"p_{label}" for label in LABELS]
+    names = [name for name in predictions if name.startswith("p_")]
+    classes = [name.removeprefix("p_") for name in names]
     own = [name for name in predictions if name not in ("true_label", "group")]
     table = posts.rename(columns={"label": "true_label"}).merge(predictions[own], on="guid", validate="1:1")
-    ids, probabilities = table.true_label.map(LABELS.index).to_numpy(), table[names].to_numpy()
-    rivals = [np.delete(probabilities, i, axis=1).max(axis=1) for i in range(len(LABELS))]
-    margins = {f"margin_{label}": probabilities[:, i] - rivals[i] for i, label in enumerate(LABELS)}
-    quality, suspect = score_labels(ids, probabilities)
+    ids, probabilities = table.true_label.map(classes.index).to_numpy(), table[names].to_numpy()
+    rivals = [np.delete(probabilities, i, axis=1).max(axis=1) for i in range(len(classes))]
+    margins = {f"margin_{label}": probabilities[:, i] - rivals[i] for i, label in enumerate(classes)}
+    quality, suspect = score_labels(ids, probabilities, classes)
     wrong, conflict = (
         table.pred_label != table.true_label,
         find_conflicts(table.rename(columns={"true_label": "label"})),
     )
     kind = np.select([conflict != "", suspect & wrong, wrong], ["conflict", "label", "model"], "unsure")
     reason = np.select([wrong, table.confidence < min_confidence], ["wrong", "low_conf"], "")
-    scores = {"margin": np.choose(ids, list(margins.values())), **margins, "label_quality": quality}
+    scores = {
+        "margin": np.column_stack(list(margins.values()))[np.arange(len(ids)), ids],
+        **margins,
+        "label_quality": quality,
+    }
     table = table.assign(
         reason=reason, **scores, kind=np.where(reason == "", "", kind), conflict=conflict, source=source
     )
@@ -164,7 +174,7 @@ def score_posts(
 # %% ../nbs/09_badcases.ipynb #2ebdf083
 from clipsent_nb.objective import wilson_interval
 
-CHOSEN = "the epoch was chosen by these posts, so the share of errors is a little low"
+CHOSEN = "the epoch was chosen by these posts"
 
 
 def describe_cases(
@@ -174,17 +184,21 @@ def describe_cases(
     met = scored.met if "met" in scored else pd.Series("no", index=scored.index)
     new, kinds, low_conf = scored[met != "yes"], scored.kind.value_counts(), (scored.reason == "low_conf").sum()
     wrong = (scored.reason == "wrong").sum()
-    lines = [f"{len(scored)} posts: {wrong} predicted wrongly, {low_conf} rightly but with little confidence"]
+    lines = [
+        f"{write_count(len(scored), 'post')}: {wrong} predicted wrongly, {low_conf} rightly but with little confidence"
+    ]
     if len(new) < len(scored):
         lines.append(f"warning: the model was trained on {len(scored) - len(new)} of them or on their copies")
     if (met == "unknown").any():
         lines.append("warning: it is not known which posts the model was trained on, so this may be no error rate")
     if len(new):
-        lines.append(f"error rate {describe_rate(new, 'pred_label')}" + ", without those" * (len(new) < len(scored)))
+        rate = describe_rate(new, "pred_label")
+        lines.append(f"error rate {rate}" + ", without those" * (len(new) < len(scored)))
     if (scored.source == "oof").any() and "cross_fitted" in new:
-        lines[-1] += f"; {CHOSEN}: chosen by others it is {describe_rate(new, 'cross_fitted')}"
+        other = describe_rate(new, "cross_fitted")
+        lines[-1] += f"; {CHOSEN}; where others choose it, the rate is {'the same' if other == rate else other}"
     if (scored.source == "val").any():
-        lines[-1] += f"; {CHOSEN}"
+        lines[-1] += f"; {CHOSEN}, so the rate may be a little low"
         lines.append("warning: these posts validate; a run trained on their copies is leaked and will not be ranked")
     return "\n".join(lines + [f"{kinds[kind]} {kind}: {meaning}" for kind, meaning in KINDS.items() if kind in kinds])
 
@@ -288,10 +302,11 @@ def read_cases(
     Raises ClipsentError if the file is missing, is no CSV file, lacks a column or holds an unknown label.
     """
     table = read_table(path, columns, todo="`clipsent mine`, `augment-images` and `augment-text` write such files")
-    unknown = table[~table.true_label.isin(LABELS)]
+    labels = find_labels(path)
+    unknown = table[~table.true_label.isin(labels)]
     if len(unknown):
         what = f"unknown label {unknown.true_label.iloc[0]!r} of guid {unknown.guid.iloc[0]}"
-        raise ClipsentError(path, what, todo=f"use {', '.join(LABELS)}")
+        raise ClipsentError(path, what, todo=f"use {', '.join(labels)}")
     lacking = [name for name in ("encoding", *DIGESTS) if name not in table]
     return table.assign(**dict.fromkeys(lacking, ""))
 
@@ -363,8 +378,9 @@ def augment_text(
     names = ["guid", "true_label", "pred_label", "text_path", *DIGESTS, "text_raw", "text_aug"]
     table = pd.DataFrame(rows, columns=names, dtype=str)
     write_csv(table.assign(text_raw=formula_safe(table.text_raw), text_aug=formula_safe(table.text_aug)), output)
-    message = "%d texts for %d of %d posts; the others read the same however rewritten"
-    log.info(message, len(table), table.guid.nunique(), len(cases))
+    message = "%s for %d of %s; the others read the same however rewritten"
+    texts, posts = write_count(len(table), "text"), write_count(len(cases), "post")
+    log.info(message, texts, table.guid.nunique(), posts)
     return output
 
 # %% ../nbs/09_badcases.ipynb #2a4543ca
@@ -393,12 +409,6 @@ def alter_picture(
 
 # %% ../nbs/09_badcases.ipynb #18022945
 from clipsent_nb.decoding import open_image
-
-
-def path_from(path: Path, root: Path) -> str:
-    "A path as split files have it: relative to the data root if it lies below, else absolute."
-    path, root = path.resolve(), root.resolve()
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def save_copy(source: Path, folder: Path, guid: str, number: int, seed: int) -> Path:
@@ -442,7 +452,7 @@ def augment_images(
     rows = list(progress_bar(copies, "altering pictures", len(jobs), unit="picture"))
     names = ["guid", "true_label", "pred_label", "image_path", "source_image", *DIGESTS]
     write_csv(pd.DataFrame(rows, columns=names), folder / IMAGE_COPIES.name)
-    log.info("%d pictures for %d posts", len(rows), len(cases))
+    log.info("%s for %s", write_count(len(rows), "picture"), write_count(len(cases), "post"))
     return folder / IMAGE_COPIES.name
 
 # %% ../nbs/09_badcases.ipynb #2778ad6f
@@ -514,9 +524,8 @@ def find_sources(
     if "source" in foreign and (foreign.source == "oof").any():
         what = f"guid {guids} not in --train-csv, so the list was mined from another training file"
         raise ClipsentError(path, what, todo="give that file, or mine again")
-    log.warning(
-        "warning: %d sources are not in --train-csv: guid %s. If they validate, scores leak", len(foreign), guids
-    )
+    sources_there = f"{write_count(len(foreign), 'source is', 'sources are')} not in --train-csv: guid {guids}"
+    log.warning("warning: %s. If they validate, scores leak", sources_there)
     foreign = foreign if "group" in foreign else foreign.assign(group=foreign.guid)
     return pd.concat([sources, refresh_content(foreign, workspace, path)])
 
@@ -563,10 +572,13 @@ def merge(
     texts = write_texts(texts, output.parent / "badcase_text_aug", workspace.posts_root)
     rows = [make_copy_rows(copies, sources, kind, train, workspace) for kind, copies in (("ia", images), ("ta", texts))]
     write_csv(pd.concat([train, *rows]), output)
-    message = "%d posts, %d altered pictures, %d altered texts; %d copies were there already"
-    log.info(message, len(train), *map(len, rows), len(images) + len(texts) - sum(map(len, rows)))
+    nouns = ("post", "altered picture", "altered text")
+    counts = [write_count(len(table), noun) for table, noun in zip((train, *rows), nouns, strict=True)]
+    before = write_count(len(images) + len(texts) - sum(map(len, rows)), "copy was", "copies were")
+    log.info("%s; %s there already", ", ".join(counts), before)
     if len(suspect):
-        log.info("no copies of %d posts whose label is in doubt; --no-skip-suspect adds them", len(suspect))
+        posts = write_count(len(suspect), "post")
+        log.info("no copies of %s whose label is in doubt; --no-skip-suspect adds them", posts)
     return output
 
 # %% ../nbs/09_badcases.ipynb #4880d228
@@ -626,7 +638,7 @@ def train_folds(
     configs, folder = make_folds(posts, config, folds), config.resolve(config.output_dir)
     runs = run_many(configs, folder, execution)
     if execution.dry_run:
-        return f"{runs.to_string(index=False)}\n{len(runs)} runs, {runs.attrs['estimate']}"
+        return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
     rest = runs[runs.state != "done"]
     if len(rest):
         reason = rest.reason.iloc[0] or rest.state.iloc[0]
@@ -677,7 +689,7 @@ def read_scored(path: Path) -> pd.DataFrame:
 def mine(
     config: TrainConfig = TrainConfig(output_dir=FOLD_RUNS),
     source: Literal["oof", "val"] = "oof",  # Posts to look at: train, out-of-fold; or validation, which leaks
-    folds: int = 5,  # Parts that train is cut into
+    folds: Annotated[int, Field(ge=2)] | None = None,  # Parts that train is cut into; default: 5
     weights: Path | None = None,  # A run; out-of-fold its settings train the folds, else it predicts
     csv: Path | None = None,  # Look at these posts instead, on which the weights were not trained
     min_confidence: Share = 0.5,  # Right predictions with less confidence are bad cases too
@@ -690,6 +702,10 @@ def mine(
     Raises ClipsentError for unusable settings or input, or if a fold cannot be trained.
     """
     kind, file = ("csv", csv) if csv else (source, config.val_csv if source == "val" else config.train_csv)
+    if csv and source == "val":
+        raise ClipsentError("--csv and --source val", "both say which posts", todo="give one of them")
+    if kind != "oof" and folds:
+        raise ClipsentError(f"--folds {folds}", "there are no folds where --weights predicts", todo="leave it out")
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
     path = config.resolve(file)
@@ -697,7 +713,7 @@ def mine(
     if unlabelled := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(unlabelled)}", todo="give posts with labels")
     if kind == "oof":
-        predictions = train_folds(posts, config, weights, folds, execution)
+        predictions = train_folds(posts, config, weights, folds or 5, execution)
         if isinstance(predictions, str):
             return predictions
     else:

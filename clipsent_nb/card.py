@@ -90,7 +90,7 @@ def score_table(
         ("log loss (nats), before the temperature", "best_val_nll"),
         ("log loss (nats), with a temperature of other posts", "calibrated_val_nll"),
         *(
-            (f"F1 of {plain_name(label)} ({counts.get(label, 0)} posts)", f"best_val_f1_{label}")
+            (f"F1 of {plain_name(label)} ({write_count(counts.get(label, 0), 'post')})", f"best_val_f1_{label}")
             for label in class_names(predictions)
         ),
     ]
@@ -195,7 +195,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/04c_card.ipynb #38b621aa
-from .files import atomic_write
+from .files import atomic_write, write_count
 from .runs import read_predictions, read_run_config
 
 

@@ -53,7 +53,7 @@ def describe_commands() -> str:
         [
             "usage: clipsent COMMAND [--flag value ...]",
             "",
-            "Tell whether a post with a picture and a text is negative, neutral or positive.",
+            "Tell the sentiment of posts with a picture and a text: negative, neutral or positive, or labels of your own.",
             "",
             "commands, in the order of a first session:",
             *lines,

@@ -34,6 +34,7 @@ def group_seeds(
 
 
 from clipsent_nb.files import Listing, checked, first_few
+from clipsent_nb.labels import find_labels
 from clipsent_nb.objective import absent_classes, warn_of_absent
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
@@ -89,13 +90,14 @@ def fit_references(
     train_texts: Sequence[str],  # Cleaned
     train_labels: np.ndarray,  # Class ids [posts]
     val_texts: Sequence[str],  # Cleaned [N]
+    labels: Sequence[str],  # Names of the classes, in the order of the ids [C]
 ) -> list[Contender]:
     """Always the commonest class, and a bag of words, see `WordModel`.
 
     Raises ClipsentError if the training texts hold no words.
     """
-    shares = np.bincount(train_labels, minlength=len(LABELS)) / len(train_labels)
-    words = WordModel.fit(train_texts, train_labels, LABELS)
+    shares = np.bincount(train_labels, minlength=len(labels)) / len(train_labels)
+    words = WordModel.fit(train_texts, train_labels, labels)
     tables = np.tile(shares, (len(val_texts), 1)), words.text_probabilities(val_texts)
     return [make_reference(name, table) for name, table in zip(REFERENCES, tables, strict=False)]
 
@@ -180,8 +182,8 @@ def fit_encoder_references(
         features[name] = [kept_features(model, key, split, *where, tower).cpu().numpy() for tower in TOWERS]
     rows = pd.Index(inputs.val.guids).get_indexer(posts.guid)
     tables = {
-        "linear-probe": probe_features(features["train"], inputs.train.labels, features["val"], len(LABELS)),
-        "zero-shot": ask_zero_shot(model, inputs.processors, features["val"][1], LABELS),
+        "linear-probe": probe_features(features["train"], inputs.train.labels, features["val"], len(baseline.classes)),
+        "zero-shot": ask_zero_shot(model, inputs.processors, features["val"][1], baseline.classes),
     }
     return [make_reference(name, table[rows]) for name, table in tables.items() if table is not None]
 
@@ -189,7 +191,7 @@ def fit_encoder_references(
 from dataclasses import dataclass, replace
 
 from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.data import LABELS, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.inputs import find_files, label_numbers
 from clipsent_nb.runs import posts_fingerprint
@@ -215,7 +217,9 @@ def baseline_posts(
         files = files[~files.guid.isin(baseline.config["left_out"])]
         sources = zip(files.text_file, files.get("encoding", [""] * len(files)), strict=True)
         texts = [clean_text(read_text(*source)[0], rules) for source in sources]
-        tables.append(files[["guid"]].assign(label=label_numbers(files.label, files.guid), text=texts))
+        tables.append(
+            files[["guid"]].assign(label=label_numbers(files.label, files.guid, baseline.classes), text=texts)
+        )
     return tables
 
 # %% ../nbs/12_compare.ipynb #c3f1d453
@@ -276,7 +280,11 @@ def measure_contender(
     "A row of the table: what `measure` finds, calibration after a temperature, and what else is known of the runs."
     kind = "baseline" if one is baseline else "run" if one.runs else "reference"
     scaled = [cross_fitted_error(posts, table) for table in one.probabilities]
-    row = {"model": one.name} | measure(posts, one) | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
+    row = (
+        {"model": one.name}
+        | measure(posts, one, baseline.runs[0].classes)
+        | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
+    )
     if one.leaked:
         unseen = [[run.metrics.get(f"unseen_val_{name}", np.nan) for run in one.runs] for name in ("f1_macro", "posts")]
         row |= dict(zip(("unseen_val_f1_macro", "unseen_val_posts"), np.mean(unseen, axis=1), strict=True))
@@ -468,14 +476,18 @@ def comparable_runs(
     folder, split = config.resolve(config.output_dir), None
     if not (folder / "metrics.json").is_file() or config.overwrite:
         split = read_split(config.resolve(config.val_csv))
+    classes = find_labels(config.resolve(config.val_csv)) if split is not None else Run.load(folder).classes
     kept, refused = [], []
     for run in find_runs(config.project_root, runs, folder):
         if split is None:
             posts = validation_posts(Run.load(folder))
         else:
             posts = split[~split.guid.isin(run.config["left_out"])]
-            posts = posts.assign(label=label_numbers(posts.label, posts.guid))
+            posts = posts.assign(label=label_numbers(posts.label, posts.guid, classes))
         try:
+            if run.classes != classes:
+                what = f"tells {first_few(run.classes)} apart, the baseline {first_few(classes)}"
+                raise ClipsentError(run.folder, what, todo="compare runs on one set of labels")
             find_rows(run, posts)
             kept.append(run)
         except ClipsentError as error:
@@ -533,7 +545,8 @@ def gather_contenders(
     contenders += [make_contender(name, group, posts) for name, group in zip(names, groups, strict=True)]
     if references:
         train, val = baseline_posts(baseline, config)
-        contenders += fit_references(train.text, train.label, val.set_index("guid").text[posts.guid])
+        texts = val.set_index("guid").text[posts.guid]
+        contenders += fit_references(train.text, train.label, texts, baseline.classes)
         contenders += fit_encoder_references(baseline, posts, config)
     return posts, contenders, refused
 
@@ -586,7 +599,7 @@ def compare(
     comparable_runs(config, runs)  # before the long work
     make_baseline(config)
     posts, contenders, left_out = gather_contenders(replace(config, overwrite=False), runs, references)
-    warn_of_absent(absent_classes(posts.label))
+    warn_of_absent(absent_classes(posts.label, contenders[0].runs[0].classes))
     table = rank_contenders(posts, contenders)
     write_csv(table.assign(model=formula_safe(table.model)), csv)
     values = {"project_root": str(config.project_root), "baseline": str(config.output_dir), "runs": runs}

@@ -111,11 +111,6 @@ class Candidate:
     source: Run | WordModel
 
 
-def class_columns(run: Run) -> list[str]:
-    "The columns of a run's predictions that hold probabilities, in class order."
-    return [name for name in run.predictions if name.startswith("p_")]
-
-
 def gather_candidates(
     runs: Sequence[Run],  # At least one
     words: bool,  # Whether to add a bag of words, fitted on the training posts of the first run
@@ -125,22 +120,21 @@ def gather_candidates(
 
     Raises ClipsentError that names the run that is an ensemble, or has other classes or posts than the first one.
     """
-    posts, classes, found = validation_posts(runs[0]), class_columns(runs[0]), []
+    posts, classes, found = validation_posts(runs[0]), runs[0].classes, []
     for run in runs:
         if not (run.folder / "best.pt").is_file():
             raise ClipsentError(
                 run.folder, "has no best.pt", todo="give runs that have kept their weights, no ensembles"
             )
-        if class_columns(run) != classes:
+        if run.classes != classes:
             raise ClipsentError(run.folder, f"tells other classes apart than {runs[0].folder}", todo="leave it out")
         rows, epochs = find_rows(run, posts), run.epoch_probabilities
-        table = run.predictions[classes].to_numpy()[rows]
+        table = run.probabilities[rows]
         found.append(Candidate(run.folder.name, table, table[None] if epochs is None else epochs[:, rows], run))
     if words:
         own = {one.name: getattr(workspace, one.name) for one in fields(Workspace)}
         train, val = baseline_posts(runs[0], TrainConfig(**own))
-        names = [name.removeprefix("p_") for name in classes]
-        model = WordModel.fit(train.text, train.label.to_numpy(), names, runs[0].config)
+        model = WordModel.fit(train.text, train.label.to_numpy(), classes, runs[0].config)
         table = model.text_probabilities(val.set_index("guid").text[posts.guid])
         found.append(Candidate("bag of words", table, table[None], model))
     return posts, found
@@ -213,13 +207,12 @@ def measure_ensemble(
     leaked: list[str],  # Guids of validation posts that a member was trained on
 ) -> dict[str, object]:
     "The content of metrics.json."
-    names = [name.removeprefix("p_") for name in class_columns(runs[0])]
-    found = {f"best_val_{name}": value for name, value in score(posts.label, probabilities, names).items()}
+    found = {f"best_val_{name}": value for name, value in score(posts.label, probabilities, runs[0].classes).items()}
     for key, given in (
         ("best_val_f1_macro", probabilities.argmax(axis=1)),
         ("cross_fitted_val_f1_macro", answers[None]),
     ):
-        interval = seeds_interval(posts.label, given, groups=posts.group, labels=names)
+        interval = seeds_interval(posts.label, given, groups=posts.group, labels=runs[0].classes)
         found[key] = interval["mean"]
         found[f"{key}_interval"] = [interval["low"], interval["high"]]
     unseen = ~posts.guid.isin(leaked).to_numpy()
@@ -227,7 +220,7 @@ def measure_ensemble(
     if leaked:
         found |= {"unseen_val_posts": int(unseen.sum())}
         if unseen.any():
-            own = score_answers(posts.label[unseen], probabilities[unseen].argmax(axis=1), names)
+            own = score_answers(posts.label[unseen], probabilities[unseen].argmax(axis=1), runs[0].classes)
             found |= {"unseen_val_f1_macro": own["f1_macro"]}
     seconds = sum(run.metrics["train_time_sec"] for run in runs)
     pairs = sum(run.metrics["train_time_sec"] * run.metrics["pairs_per_sec"] for run in runs)
@@ -491,10 +484,10 @@ def member_row(one: Candidate, weight: float, posts: pd.DataFrame) -> dict[str, 
 
 
 def gather_tables(
-    posts: pd.DataFrame, probabilities: np.ndarray, known: pd.DataFrame | None
+    posts: pd.DataFrame, probabilities: np.ndarray, labels: Sequence[str], known: pd.DataFrame | None
 ) -> dict[str, pd.DataFrame]:
     "val_predictions.csv, and train_posts.csv if the training posts of all members are known."
-    tables = {"val_predictions.csv": prediction_table(posts, posts.label.to_numpy(), probabilities)}
+    tables = {"val_predictions.csv": prediction_table(posts, posts.label.to_numpy(), probabilities, labels)}
     return tables if known is None else tables | {"train_posts.csv": known}
 
 
@@ -516,11 +509,10 @@ def make_mean(
     answers = cross_fit_ensemble([one.epochs for one in candidates], labels, posts.group, weigh)
     mean, known = np.tensordot(weights, tables, 1), all_train_posts(runs)
     metrics = measure_ensemble(posts, mean, answers, kept, leaked_guids(kept, known, workspace))
-    shipped = gather_tables(posts, calibrate(mean, temperature=metrics["temperature"]), known)
-    names = class_names(shipped["val_predictions.csv"])
+    shipped = gather_tables(posts, calibrate(mean, temperature=metrics["temperature"]), runs[0].classes, known)
     arrays = {"val_cross_fitted.npy": answers.astype(np.int8)}
     config = describe_members(chosen, method, kept, output_dir)
-    fill = partial(place_members, chosen=chosen, labels=names, temperature=metrics["temperature"])
+    fill = partial(place_members, chosen=chosen, labels=runs[0].classes, temperature=metrics["temperature"])
     write_folder(target, config, metrics, shipped, arrays, fill)
     return metrics, [member_row(one, weight, posts) for one, weight in zip(candidates, weights, strict=True)]
 
@@ -539,7 +531,7 @@ def make_soup(
     known = all_train_posts(kept)
     metrics = measure_ensemble(posts, tried[best], answers, kept, leaked_guids(kept, known, workspace))
     metrics |= {"params_million": kept[0].metrics["params_million"], "best_epoch": best + 1, "epochs": len(tried)}
-    shipped = gather_tables(posts, calibrate(tried[best], temperature=metrics["temperature"]), known)
+    shipped = gather_tables(posts, calibrate(tried[best], temperature=metrics["temperature"]), runs[0].classes, known)
     shares = {run.folder: 1 / len(kept) for run in kept}
     chosen = [(one, shares[one.source.folder]) for one in candidates if one.source.folder in shares]
     config = kept[0].config | describe_members(chosen, "soup", kept, output_dir)

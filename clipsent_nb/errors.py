@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .data import LABELS, read_split, settle_problems
+from .data import read_split, settle_problems
 from .files import ClipsentError, Workspace, format_message, log, write_csv
+from .labels import find_labels, order_labels
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_predictions(
     split: pd.DataFrame,  # From `read_split`
     predictions: pd.DataFrame,  # guid, true_label, pred_label; guids that are not there were predicted rightly
     source: Path,  # Where the predictions come from, for messages
+    labels: Sequence[str],  # All that there are
 ) -> pd.DataFrame:
     """The posts of a split with pred_label and wrong.
 
@@ -42,7 +44,7 @@ def add_predictions(
         raise ClipsentError(
             source, f"guid {first_few(changed)}: true_label is not that of the split", todo="mine again"
         )
-    if unknown := given.index[~given.pred_label.isin(LABELS)].tolist():
+    if unknown := given.index[~given.pred_label.isin(labels)].tolist():
         raise ClipsentError(source, f"guid {first_few(unknown)}: pred_label is none of the labels")
     predicted = given.pred_label.reindex(split.guid).fillna(truth.reindex(split.guid)).to_numpy()
     return split.assign(pred_label=predicted, wrong=predicted != split.label)
@@ -68,7 +70,7 @@ def read_run_posts(
             "%s", format_message(f"warning: {path}", what, todo="train the run again to know its errors of today")
         )
     readable = split[~split.guid.isin(run.config.get("left_out", []))]
-    posts = add_predictions(readable, run.predictions, run.folder / "val_predictions.csv")
+    posts = add_predictions(readable, run.predictions, run.folder / "val_predictions.csv", run.classes)
     if len(posts) != len(run.predictions):
         what = f"{len(posts)} posts, but the run predicted {len(run.predictions)}"
         raise ClipsentError(path, what, todo="name the split that it was validated on with --split-csv")
@@ -121,7 +123,7 @@ def read_case_posts(cases: pd.DataFrame, path: Path, split_csv: Path, workspace:
     if "split_digest" in cases and not cases.split_digest.isin([content_fingerprint(split)]).all():
         what = f"mined from other posts than those of {split_csv}, or label, text or picture of some changed since"
         raise ClipsentError(path, what, todo="mine again, or name its split with --split-csv")
-    return add_predictions(split, cases, path)
+    return add_predictions(split, cases, path, find_labels(split_csv))
 
 # %% ../nbs/10_errors.ipynb #73cd3dc9
 import unicodedata
@@ -163,7 +165,7 @@ def text_traits(
 # %% ../nbs/10_errors.ipynb #0edcdf4b
 from PIL import Image
 
-from clipsent_nb.decoding import FORMATS, MALFORMED
+from clipsent_nb.decoding import MALFORMED, formats_of
 
 
 def picture_size(
@@ -174,7 +176,9 @@ def picture_size(
     Raises ClipsentError that names the file if it is missing or no picture.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file:
+            formats = formats_of(file.read(64), path)
+        with Image.open(path, formats=formats) as image:
             quarter_turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
             return image.size[::-1] if quarter_turned else image.size
     except (*MALFORMED, OSError, EOFError, Image.DecompressionBombError) as error:
@@ -266,7 +270,7 @@ def bucket_posts(
     names = [mark + link for mark in MARKS for link in (", no link", ", link")]
     buckets["hashtag_url"] = pd.Categorical(cut(posts.hashtags, MARKS).astype(str) + links, names)
     buckets["script"] = pd.Categorical(posts.script, posts.script.value_counts().index)
-    buckets["label"] = pd.Categorical(posts.label, LABELS)
+    buckets["label"] = pd.Categorical(posts.label, order_labels(posts.label.unique()))
     buckets["duplicates"] = pd.Categorical(posts.copies, ["no copies", "copies, one label", "copies, labels differ"])
     if "text_prediction" in posts:
         agreement = ["same prediction", "different predictions"]
@@ -479,7 +483,7 @@ def describe_errors(
     if others:
         lines.append(f"No difference beyond luck by {'; '.join(others)}.")
     if slices.empty:
-        lines.append("There are too few posts to test any slice: lower the minimum, or take more posts.")
+        lines.append("There are too few posts to test any slice: lower `--min-count`, or take more posts.")
         return "\n\n".join(lines)
     worse, nominal = int((slices.verdict == "worse").sum()), int((slices.p < 0.05).sum())
     tried = f"Of {len(slices)} slices tested, {nominal} have p below 0.05; luck alone would give up to"
@@ -559,7 +563,8 @@ class ErrorReport:
         path = folder / "error_analysis/posts.csv"
         if not path.is_file():
             raise ClipsentError(path, "no such file", todo="`clipsent errors` writes it")
-        return cls.of(pd.read_csv(path, dtype={"guid": str, "group": str}, keep_default_na=False), min_count, folder)
+        names = ["guid", "group", "label", "pred_label", "text_prediction", "image_prediction"]
+        return cls.of(pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False), min_count, folder)
 
     def __str__(self) -> str:
         lines = [describe_errors(self.posts, self.summary, self.slices).replace("\n\n", "\n").replace("*", "")]

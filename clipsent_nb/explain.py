@@ -154,6 +154,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from clipsent_nb.decoding import pair_posts
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.inputs import inputs_from_memory, text_batch
 from clipsent_nb.model import text_features
@@ -225,6 +226,10 @@ def explain(
     Raises ClipsentError for a class that the model does not know, or a picture or text that cannot be used.
     """
     need_single(classifier, "an explanation")
+    if not isinstance(classifier, TrainedModel):
+        what, todo = f"a {type(classifier).__name__} cannot be explained", "give what Classifier.load returns"
+        raise ClipsentError("classifier", what, todo=todo)
+    [(text, image)] = pair_posts([text], [image], 1)
     model = classifier.model
     if label is not None and label not in model.labels:
         raise ClipsentError(f"label {label}", "not a class of this model", todo=f"use {', '.join(model.labels)}")
@@ -324,7 +329,7 @@ def deletion_curves(
     Source: Petsiuk, Das and Saenko, 2018, "RISE: Randomized Input Sampling for Explanation of Black-box Models".
     """
     random, model, rows = np.random.default_rng(seed), classifier.model, []
-    for post, (text, image) in enumerate(zip(texts, images, strict=True)):
+    for post, (text, image) in enumerate(pair_posts(texts, images, 1)):
         found = explain(classifier, text, image)
         label = model.labels.index(found.label)
         batch = inputs_from_memory([text], [image], classifier.processors, classifier.config).batch(
@@ -345,7 +350,8 @@ def deletion_curves(
         for part, (ranked, *others) in curves.items():
             columns = {"share": SHARES, "ranked": ranked, "random": np.mean(others, axis=0)}
             rows.append(pd.DataFrame({"post": post, "part": part, **columns}))
-    return pd.concat(rows, ignore_index=True)
+    columns = ["post", "part", "share", "ranked", "random"]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
 
 # %% ../nbs/11a_explain.ipynb #ba75861d
 from .stats import interval_and_p

@@ -192,9 +192,12 @@ def open_session(folder: Path, threads: int) -> tuple[object, object]:
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
+
+from pydantic import Field
 
 from .decoding import pair_posts
-from .files import read_json
+from .files import checked, read_json
 
 EXPORT_FORMAT = 1  # a later version that changes what is in an export counts up
 
@@ -208,10 +211,11 @@ class OnnxClassifier:
     config: Mapping[str, object]  # onnx.json
 
     @classmethod
+    @checked
     def load(
         cls,
         folder: Path | str,  # Written by `export`
-        threads: int = 0,  # That compute; 0: one per core
+        threads: Annotated[int, Field(ge=0)] = 0,  # That compute; 0: one per core
     ) -> "OnnxClassifier":
         """Load an exported model.
 
@@ -335,7 +339,7 @@ def measure_speed(
     return len(texts) / (time.perf_counter() - began)
 
 # %% ../nbs/11b_export.ipynb #7faea11a
-from clipsent_nb.files import Workspace, checked, progress_bar
+from clipsent_nb.files import Workspace, progress_bar
 
 TIMED = 20  # posts
 
@@ -368,8 +372,8 @@ def compare_with_run(
     values = {
         "posts": len(val),
         "agreement": float((answers[0] == answers[1]).mean()),
-        "run_f1": score(val.labels, own)["f1_macro"],
-        "export_f1": score(val.labels, other)["f1_macro"],
+        "run_f1": score(val.labels, own, val.classes)["f1_macro"],
+        "export_f1": score(val.labels, other, val.classes)["f1_macro"],
         "difference": (change["difference"], change["low"], change["high"]),
     }
     return values, (texts, images)

@@ -561,9 +561,8 @@ class TrainedModel:
         if lacking := [name for name in names if name not in config]:
             what = f"its settings have no {first_few(lacking)}"
             raise ClipsentError(f"--weights {weights}", what, todo="give a run's best.pt")
-        model = DualEncoderClassifier(
-            load_encoder(encoder, weights=False), **{name: config[name] for name in names[:4]}
-        )
+        settings = {name: config[name] for name in (*names[:4], "labels")}
+        model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         built = f"the head {config['head_variant']} and the encoder in {encoder}"
         load_exact(model, state, weights, built, config["labels"])
         processors = load_processors(encoder)
@@ -627,4 +626,5 @@ class TrainedModel:
         Raises ClipsentError if more posts cannot be used than the workspace allows, or for an unknown label.
         """
         inputs = self.read_posts(posts, workspace, where)
-        return inputs.posts, prediction_table(inputs.posts, inputs.labels, self.probabilities(inputs, batch_size))
+        probabilities = self.probabilities(inputs, batch_size)
+        return inputs.posts, prediction_table(inputs.posts, inputs.labels, probabilities, self.labels)

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import field, make_dataclass
 from functools import lru_cache, wraps
@@ -75,6 +75,15 @@ def first_few(
     "The first few `items`, joined by commas, and how many more there are."
     rest = len(items) - most
     return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def write_count(
+    number: int,  # How many
+    noun: str,  # What one is called
+    plural: str = "",  # What several are called; default: with an s
+) -> str:
+    "A number of things, in words that fit the number."
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 # %% ../nbs/00a_files.ipynb #632d8de7
 REFUSALS = {getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO".split()}  # to write
@@ -276,7 +285,7 @@ def read_json(
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ClipsentError(path, "no such file", todo=todo) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(path, f"damaged ({error})", todo=todo) from error
@@ -293,7 +302,7 @@ def read_toml(
     try:
         raw = path.read_bytes()
         return tomllib.loads(raw.decode(unicode_of(raw)))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ClipsentError(f"{flag} {path}", "no such file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         todo = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
@@ -476,7 +485,7 @@ def checked(
 
 # %% ../nbs/00a_files.ipynb #f6f11846
 def _with_commas(values: object) -> object:
-    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set):  # these have no order
         return ",".join(map(str, values))
     return str(values) if isinstance(values, int | float) and not isinstance(values, bool) else values
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 
 from clipsent_nb.batches import (
@@ -32,7 +31,6 @@ from clipsent_nb.batches import (
     settle_run,
     with_folders,
 )
-from .data import LABELS
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -45,6 +43,7 @@ from clipsent_nb.files import (
     progress_bar,
     read_json,
     settings,
+    write_count,
     write_csv,
     write_json,
 )
@@ -392,6 +391,31 @@ def grid_axes(
         axes[name] = read_axis(name, text, f"--axes {name}")
     return axes
 
+# %% ../nbs/05_grid.ipynb #9e0fda71
+def plan_grid(
+    config: TrainConfig,
+    batch_sizes: str | None,
+    lrs: str | None,
+    weight_decays: str | None,
+    dropouts: str | None,
+    axes: Iterable[str],
+    search: str | None,
+    execution: Execution,
+    **_: object,  # What decides nothing here
+) -> tuple[dict[str, list[object] | Range], TrainConfig]:
+    "What varies, and what all runs share, by the arguments of `grid`; raises ClipsentError for what cannot be used."
+    given = {"batch_size": batch_sizes, "lr": lrs, "weight_decay": weight_decays, "dropout": dropouts}
+    varying = grid_axes(config, given, axes)
+    if search and execution.dry_run:
+        raise ClipsentError("--dry-run", "a search does not know its runs beforehand", todo="leave one of the two out")
+    ranges = [name for name, values in varying.items() if isinstance(values, Range)]
+    if ranges and not search:
+        todo = "give values separated by commas"
+        raise ClipsentError(f"axis {ranges[0]}", "a range needs --search optuna", todo=todo)
+    own = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    own = {name: value for name, value in own.items() if value is not None or name not in GRID_AXES}
+    return varying, TrainConfig(**own)
+
 # %% ../nbs/05_grid.ipynb #58a392ee
 @checked
 def grid(
@@ -411,16 +435,7 @@ def grid(
     From Python, `config` may also be a TrainConfig, all of whose values count as given.
     Raises ClipsentError for unusable settings or input, or if no run could be completed.
     """
-    given = {"batch_size": batch_sizes, "lr": lrs, "weight_decay": weight_decays, "dropout": dropouts}
-    varying = grid_axes(config, given, axes)
-    own = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
-    base = TrainConfig(**{name: value for name, value in own.items() if value is not None or name not in GRID_AXES})
-    ranges = [name for name, values in varying.items() if isinstance(values, Range)]
-    if search and execution.dry_run:
-        raise ClipsentError("--dry-run", "a search does not know its runs beforehand", todo="leave one of the two out")
-    if ranges and not search:
-        todo = "give values separated by commas"
-        raise ClipsentError(f"axis {ranges[0]}", "a range needs --search optuna", todo=todo)
+    varying, base = plan_grid(config, batch_sizes, lrs, weight_decays, dropouts, axes, search, execution)
     folder = base.resolve(base.output_dir)
     with kept_kernels():
         runs = (
@@ -429,13 +444,16 @@ def grid(
             else run_many(expand(varying, base), folder, execution)
         )
         if execution.dry_run:
-            return f"{runs.to_string(index=False)}\n{len(runs)} runs, {runs.attrs['estimate']}"
+            return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
         values = {"project_root": str(base.project_root), "folder": str(folder)}
         done = (runs.state == "done").any()
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
     if done:
-        best = Run.load(folder / runs.folder.iloc[0]).metrics
-        warn_of_absent([label for label in LABELS if np.isnan(best.get(f"best_val_f1_{label}", 0))])
+        best = Run.load(folder / runs.folder.iloc[0])
+        warn_of_absent([label for label in best.classes if best.metrics.get(f"best_val_f1_{label}", 0) is None])
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
     columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)
+
+
+grid.plan = plan_grid  # what `clipsent run` asks before its first step

@@ -8,7 +8,6 @@ __all__ = ['bucketed_batches', 'augment_pixels', 'PairInputs', 'inputs_from_memo
 
 # %% ../nbs/01_inputs.ipynb #82d5ddba
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,18 +31,10 @@ from clipsent_nb.caches import (
     worker_count,
 )
 from .cleaning import active_rules, clean_text
-from clipsent_nb.data import (
-    LABELS,
-    Problem,
-    find_copies,
-    in_threads,
-    post_file,
-    read_split,
-    settle_problems,
-    with_content,
-)
+from .data import Problem, find_copies, in_threads, post_file, read_split, settle_problems, with_content
 from .decoding import LONGEST_TEXT, open_image, read_text
-from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_csv
+from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_count, write_csv
+from .labels import LABELS
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7
 def bucketed_batches(
@@ -126,19 +117,20 @@ class Padding:
 
 # %% ../nbs/01_inputs.ipynb #a042a463
 def label_numbers(
-    labels: Sequence[object],  # Names from `LABELS`; "" or missing: unlabelled
+    labels: Sequence[object],  # Names of classes; "" or missing: unlabelled
     guids: Sequence[str],  # Their names in messages
+    classes: Sequence[str] = LABELS,  # The names of all classes, in their order
 ) -> np.ndarray:
-    """Positions in `LABELS`, -1 where unlabelled: int64 [N].
+    """Positions among the classes, -1 where unlabelled: int64 [N].
 
-    Raises ClipsentError for an unknown label.
+    Raises ClipsentError for a label that is none of the classes.
     """
     numbers = []
     for label, guid in zip(labels, guids, strict=True):
         missing = label is None or label == "" or label != label
-        if not missing and label not in LABELS:
-            raise ClipsentError(f"guid {guid}", f"unknown label {label!r}", todo=f"use {', '.join(LABELS)} or nothing")
-        numbers.append(-1 if missing else LABELS.index(label))
+        if not missing and label not in classes:
+            raise ClipsentError(f"guid {guid}", f"unknown label {label!r}", todo=f"use {', '.join(classes)} or nothing")
+        numbers.append(-1 if missing else classes.index(label))
     return np.array(numbers, dtype=np.int64)
 
 # %% ../nbs/01_inputs.ipynb #358c07bf
@@ -154,6 +146,7 @@ class PairInputs:
     image_keys: list[str]  # a digest of each picture
     preprocessor: ImagePreprocessor
     padding: Padding
+    classes: tuple[str, ...] = LABELS  # the names of all classes, in the order of the ids
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -256,9 +249,6 @@ def inputs_from_memory(
     if len(texts) != len(images):
         raise ClipsentError(f"{len(texts)} texts and {len(images)} pictures", "each post needs one of each")
     tokenizer, rules = processors[0], active_rules(switches)
-    for number, text in enumerate(texts, first):
-        if re.search("[\ud800-\udfff]", text):
-            raise ClipsentError(f"text {number}", "holds half of a character (a cut emoji)", todo="delete it")
     limit = text_limit(tokenizer, max_length)
     tokens = tokenize((clean_text(text[:LONGEST_TEXT], rules) for text in texts), tokenizer, limit)
     preprocessor = ImagePreprocessor.from_processor(processors[1])
@@ -271,7 +261,8 @@ def inputs_from_memory(
     keys, posts = [digest(row.tobytes()) for row in pixels], pd.DataFrame({"guid": map(str, range(len(texts)))})
     pixels = np.stack(pixels) if pixels else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
     labels, padding = np.full(len(texts), -1, dtype=np.int64), Padding.of(tokenizer, limit)
-    return PairInputs(posts, labels, tokens, pixels, np.arange(len(texts)), keys, preprocessor, padding)
+    rows, classes = np.arange(len(texts)), tuple(switches.get("labels", LABELS))
+    return PairInputs(posts, labels, tokens, pixels, rows, keys, preprocessor, padding, classes)
 
 # %% ../nbs/01_inputs.ipynb #4b0992a9
 def find_files(
@@ -335,7 +326,7 @@ def load_tokens(
 def load_posts(
     posts: pd.DataFrame | Path,  # A table with guid, text_path, image_path, and label where known; or its file
     processors: tuple[Any, Any],  # The encoder's tokenizer and image processor
-    switches: Mapping[str, object],  # Cleaning switches; see `active_rules`
+    switches: Mapping[str, object],  # Of a run: cleaning switches, see `active_rules`, and labels; default: `LABELS`
     workspace: Workspace = Workspace(),  # Where the posts are, and how many may be left out
     where: object = "posts",  # What messages call the table
 ) -> PairInputs:
@@ -356,10 +347,11 @@ def load_posts(
 
     good = np.flatnonzero((text_rows >= 0) & (rows >= 0))
     kept = readable.iloc[good].reset_index(drop=True)
-    labels = label_numbers(kept.label if "label" in kept else [""] * len(kept), kept.guid)
+    classes = tuple(switches.get("labels", LABELS))
+    labels = label_numbers(kept.label if "label" in kept else [""] * len(kept), kept.guid, classes)
     tokens, keys = tokens.take(text_rows[good]), [keys[i] for i in good]
     padding = Padding.of(processors[0], text_limit(processors[0]))
-    return PairInputs(kept, labels, tokens, store.table.values, rows[good], keys, preprocessor, padding)
+    return PairInputs(kept, labels, tokens, store.table.values, rows[good], keys, preprocessor, padding, classes)
 
 # %% ../nbs/01_inputs.ipynb #bd397266
 from . import __version__
@@ -394,8 +386,12 @@ def refresh_content(
             current = posts.guid.map(now[column]).fillna(posts[column])
             changed |= (posts[column] != "").to_numpy() & (posts[column] != current).to_numpy()
     if changed.any():
-        message = "%s: %d posts were changed since it was written (%s); `clipsent splits` looks for copies again"
-        log.warning(message, where, changed.sum(), first_few(posts.guid[changed].tolist()))
+        posts_were, guids = (
+            write_count(changed.sum(), "post was", "posts were"),
+            first_few(posts.guid[changed].tolist()),
+        )
+        message = "%s: %s changed since it was written (%s); `clipsent splits` looks for copies again"
+        log.warning(message, where, posts_were, guids)
         posts = posts.assign(**{column: posts[column].mask(changed, "") for column in columns if column in posts})
     known = find_content(posts, now, workspace)
     lost = posts[~posts.guid.isin(known.guid)]

@@ -83,8 +83,8 @@ class WordModel:
                 problems.append(Problem(guid, path, getattr(error, "what", str(error))))
         settle_problems(problems, len(posts), where, workspace)
         found = found[found.guid.isin(texts)].reset_index(drop=True)
-        ids = label_numbers(found.label if "label" in found else [""] * len(found), found.guid)
-        return found, prediction_table(found, ids, self.memory_probabilities(list(texts.values())))
+        ids = label_numbers(found.label if "label" in found else [""] * len(found), found.guid, self.labels)
+        return found, prediction_table(found, ids, self.memory_probabilities(list(texts.values())), self.labels)
 
 # %% ../nbs/04d_members.ipynb #22a0b914
 def save_words(
@@ -191,8 +191,8 @@ class Ensemble:
             tables.append(table.set_index("guid"))
         columns = [f"p_{label}" for label in self.labels]
         parts = [table.loc[posts.guid, columns].to_numpy() for table in tables]
-        ids = label_numbers(posts.label if "label" in posts else [""] * len(posts), posts.guid)
-        return posts, prediction_table(posts, ids, self.combine(parts))
+        ids = label_numbers(posts.label if "label" in posts else [""] * len(posts), posts.guid, self.labels)
+        return posts, prediction_table(posts, ids, self.combine(parts), self.labels)
 
 # %% ../nbs/04d_members.ipynb #4d6d12e5
 def load_model(

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .data import LABELS
 from .decoding import MALFORMED
 from .files import ClipsentError, atomic_write, first_few
 from .hub import FileStamps, stamp_files
+from .labels import LABELS
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:

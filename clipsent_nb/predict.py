@@ -51,7 +51,9 @@ class PostReader:
         probabilities = np.empty((0, len(self.labels)))
         if block:
             probabilities = self.memory_probabilities(*map(list, zip(*block, strict=True)), first, batch_size)
-        return prediction_table(posts, unknown, probabilities).drop(columns=["guid", "true_label", "group"])
+        return prediction_table(posts, unknown, probabilities, self.labels).drop(
+            columns=["guid", "true_label", "group"]
+        )
 
     def confidence_at(
         self,
@@ -87,7 +89,7 @@ class PostReader:
         return prediction_sets(self.predict(texts, images, batch_size)[columns], threshold, self.labels)
 
     def _validation(self) -> pd.DataFrame:
-        return read_predictions(Path(self.folder or ".") / "val_predictions.csv")
+        return read_predictions(Path(self.folder or ".") / "val_predictions.csv", self.labels)
 
 # %% ../nbs/11_predict.ipynb #7eed625c
 class EnsembleClassifier(PostReader, Ensemble):
@@ -118,21 +120,23 @@ class Classifier(PostReader, TrainedModel):
 # %% ../nbs/11_predict.ipynb #4b86beb7
 from dataclasses import replace
 
-from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list
+from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list, read_split
 from clipsent_nb.features import find_met_posts
-from clipsent_nb.files import Workspace, first_few, log, write_together
+from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
 from clipsent_nb.runs import Share
 
 
 def read_test_posts(
     workspace: Workspace,  # Its data root holds data/ and the list
-    test_file: Path,  # Lines like 'guid,null'; relative to the data root
+    test_file: Path,  # Lines like 'guid,null', or a split file; relative to the data root
 ) -> pd.DataFrame:
     """The pairs table of the test posts, one row per line and in the same order.
 
     Raises ClipsentError that names the lines or guids that cannot be used.
     """
     path = workspace.posts_root / test_file
+    if path.suffix.lower() == ".csv":
+        return read_split(path)
     rows, odd = read_list(path)
     if rows.empty:
         raise ClipsentError(path, "no posts to label", todo="it should hold lines like 'guid,tag'")
@@ -160,7 +164,7 @@ def predict_file(
     weights: Path,  # A run's best.pt, or the run folder; relative to the project root
     workspace: Workspace = Workspace(),
     output: Path = Path("outputs/test_with_label_clip_aug.txt"),  # The file to write; relative to the project root
-    test_file: Path = Path("test_without_label.txt"),  # The posts to label; relative to the data root
+    test_file: Path = Path("test_without_label.txt"),  # The posts to label, or a split file; relative to the data root
     model_name: ModelName | None = None,  # The encoder, needed only if no folder `encoder` lies beside the weights
     batch_size: AtLeastOne = 32,  # Posts that the model looks at together
     abstain_below: Share | None = None,  # Mark answers with less confidence as abstained, in the table of probabilities
@@ -187,7 +191,7 @@ def predict_file(
     write_together({path: table[["guid", "tag"]], beside: table[["guid", "tag", *names, "confidence", "abstained"]]})
     counts = ", ".join(f"{(table.tag == label).sum()} {label}" for label in classifier.labels)
     abstained = f"; {table.abstained.sum()} abstained, below a confidence of {threshold:.3f}" if threshold else ""
-    log.info("%d posts: %s%s", len(table), counts, abstained)
+    log.info("%s: %s%s", write_count(len(table), "post"), counts, abstained)
     return path
 
 # %% ../nbs/11_predict.ipynb #95518cbe

@@ -21,7 +21,7 @@ from .files import ClipsentError, Workspace, settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from .files import AtLeastOne, Listing, ModelName, Seed, checked, first_few
-from .objective import absent_classes, warn_of_absent
+from .objective import absent_classes, class_names, warn_of_absent
 
 # %% ../nbs/08_robustness.ipynb #5a5bfd99
 def list_conditions(
@@ -254,7 +254,8 @@ def score_row(
     groups: Sequence[str],  # Of near-copies, one per post
 ) -> dict[str, float]:
     "The scores of some predictions, with the 95 % interval of macro-F1."
-    scores, interval = score_answers(labels, predicted), seeds_interval(labels, predicted, groups=groups)
+    scores = score_answers(labels, predicted, class_names(labels, predicted))
+    interval = seeds_interval(labels, predicted, groups=groups)
     names = ("acc", "f1_macro", "precision_macro", "recall_macro")
     return {**{f"val_{name}": scores[name] for name in names}, "low": interval["low"], "high": interval["high"]}
 
@@ -409,7 +410,6 @@ def predictions_file(
     return folder / f"predictions-{digest(repr(parts).encode())[:12]}.csv"
 
 # %% ../nbs/08_robustness.ipynb #a779c45b
-from clipsent_nb.data import LABELS
 from clipsent_nb.files import progress_bar, write_csv
 
 
@@ -421,18 +421,18 @@ def predict_conditions(
 
     Raises ClipsentError if the file is damaged.
     """
-    table = pd.DataFrame({"guid": probe.inputs.guids})
+    table, classes = pd.DataFrame({"guid": probe.inputs.guids}), probe.inputs.classes
     if path.is_file():
         kept = read_table(path, ["guid"], todo="delete it")
-        if kept.guid.tolist() != probe.inputs.guids or not kept.drop(columns="guid").isin(LABELS).all(axis=None):
+        if kept.guid.tolist() != probe.inputs.guids or not kept.drop(columns="guid").isin(classes).all(axis=None):
             raise ClipsentError(path, "damaged", todo="delete it")
         table = kept
     columns = {condition: "{}_{}".format(*condition) for condition in probe.settings.conditions}
     lacking = {condition: column for condition, column in columns.items() if column not in table}
     for condition, column in progress_bar(lacking.items(), "conditions", unit="condition"):
-        table[column] = [LABELS[i] for i in predict_condition(probe, *condition)]
+        table[column] = [classes[i] for i in predict_condition(probe, *condition)]
         write_csv(table, path)
-    return {condition: table[column].map(LABELS.index).to_numpy() for condition, column in columns.items()}
+    return {condition: table[column].map(classes.index).to_numpy() for condition, column in columns.items()}
 
 # %% ../nbs/08_robustness.ipynb #9c4d17de
 def gather_metrics(
@@ -523,7 +523,7 @@ def robustness(
     weights = workspace.resolve(weights)
     weights = weights / "best.pt" if weights.is_dir() else weights
     labels, groups = probe.inputs.labels, probe.inputs.groups
-    warn_of_absent(absent_classes(labels))
+    warn_of_absent(absent_classes(labels, probe.inputs.classes))
     with locked(folder, "--output-dir"):
         predictions = predict_conditions(probe, predictions_file(probe, weights, folder))
         conditions, summary = score_drops(labels, predictions, groups)

@@ -145,7 +145,7 @@ from functools import cached_property
 
 from clipsent_nb import __version__
 from clipsent_nb.cli import bind_values, load, settable
-from clipsent_nb.files import Workspace, make_plain
+from clipsent_nb.files import Workspace, arguments_of, make_plain
 
 ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide nothing
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
@@ -241,6 +241,8 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
         for seed, folder in repeats:
             own = {} if seed is None else {"seed": seed, "output_dir": folder}
             calls.append(bind_values(function, values | own))
+            if plan_runs := getattr(function, "plan", None):
+                plan_runs(**vars(arguments_of(function)(**calls[-1])))
     except ClipsentError as error:
         raise ClipsentError(plan.where, f"[{plan.name}] {error.where} {error.what}", todo=error.todo) from error
     return calls
@@ -257,14 +259,14 @@ def refuse_lacking(plan: Plan) -> None:
             what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
             raise ClipsentError(where, what, todo=todo)
     posts = plan.workspace.posts_root / values.get("test_file", "test_without_label.txt")
-    if plan.name == "predict" and not posts.is_file():
+    if plan.name == "predict" and values.get("test_file") != TEST and not posts.is_file():
         raise ClipsentError(where, f"needs {posts}", todo="put it there, or leave the step out with --skip predict")
 
 # %% ../nbs/13_stage.ipynb #b0000016
 from contextlib import suppress
 
 from clipsent_nb.caches import file_digests
-from clipsent_nb.data import LISTS, post_file
+from clipsent_nb.data import LISTS, VOTES, post_file
 from clipsent_nb.files import digest, read_table
 
 
@@ -274,7 +276,7 @@ def table_digest(
 ) -> str:
     "A digest of a file, and of the texts and pictures that it names."
     content, files = path.read_bytes(), []
-    if b"_path" in content.partition(b"\n")[0]:
+    if path.suffix == ".csv" and b"_path" in content.partition(b"\n")[0]:
         table = read_table(path)
         for name in [name for column in ("text_path", "image_path") if column in table for name in table[column]]:
             with suppress(ClipsentError):  # the step itself says that it leads out of the data root
@@ -288,7 +290,16 @@ def digest_content(files: list[Path], workspace: Workspace) -> bytes:
     return "\n".join(f"{path.name} {one}" for path, one in zip(files, found, strict=True)).encode()
 
 
-NAMED = ("weights", "csv", "val_csv", "split_csv", "test_file", "run", "runs")  # settings that say where to start from
+NAMED = (
+    "table",
+    "weights",
+    "csv",
+    "val_csv",
+    "split_csv",
+    "test_file",
+    "run",
+    "runs",
+)  # settings that say where to start from
 
 
 def find_named(plan: Plan) -> dict[str, Path]:
@@ -314,7 +325,9 @@ def step_inputs(plan: Plan) -> dict[str, str]:
     inputs = {name: table_digest(path, workspace) for name, path in (tables | find_named(plan)).items()}
     if plan.name == "splits":
         files = sorted(path for path in (posts / "data").glob("*") if path.is_file())
-        inputs["posts"] = digest(digest_content([*files, *(posts / file for file in LISTS.values())], workspace))
+        inputs["posts"] = digest(
+            digest_content([*files, *(posts / file for file in (*LISTS.values(), VOTES))], workspace)
+        )
     return inputs
 
 # %% ../nbs/13_stage.ipynb #b0000019
@@ -587,8 +600,8 @@ def run_stage(
     before = read_record(workspace)
     for plan in plans:
         if not is_known(plan, before.get(plan.name, {})):
-            refuse_lacking(plan)
             _ = plan.calls
+            refuse_lacking(plan)
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
         record = do_steps(plans, workspace, overwrite)
         page = workspace.resolve("outputs/reports/index.html")
@@ -599,4 +612,5 @@ def run_stage(
         reasons = "; ".join(f"{name} {entry['state']}, {entry['reason']}" for name, entry in lacking.items())
         what = f"{len(plans) - len(lacking)} of {len(plans)} steps are done; {reasons}"
         raise ClipsentError(page, what, todo="mend that, and the same command goes on")
-    return f"all {len(plans)} steps are done\npage {page}"
+    done = "the step is done" if len(plans) == 1 else f"all {len(plans)} steps are done"
+    return f"{done}\npage {page}"

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .data import LABELS, make_splits, read_split
+from .data import make_splits, read_split
 from .features import Features, agree, compute_dtype, find_device, head_probabilities, process_state
 from clipsent_nb.files import (
     ClipsentError,
@@ -40,6 +40,7 @@ from clipsent_nb.files import (
 )
 from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, bucketed_batches, copies_in, load_posts, refresh_content
+from .labels import find_labels
 from clipsent_nb.model import (
     DualEncoderClassifier,
     add_lora,
@@ -235,14 +236,15 @@ def load_inputs(config: TrainConfig) -> RunInputs:
     encoder = find_encoder(config)
     check_encoder(encoder)
     processors, inputs, left_out = load_processors(encoder), [], []
+    labels = find_labels(config.resolve(config.train_csv))
     for name in ("train_csv", "val_csv"):
         path = config.resolve(getattr(config, name))
         posts = refresh_content(read_split(path), config, path)
         if bare := posts.guid[posts.label == ""].tolist():
             raise ClipsentError(path, f"no label for guid {first_few(bare)}", todo="give posts with labels")
-        inputs.append(load_posts(posts, processors, config_values(config), config, path))
+        inputs.append(load_posts(posts, processors, config_values(config) | {"labels": labels}, config, path))
         left_out += sorted(set(posts.guid) - set(inputs[-1].guids))
-        refuse_missing_classes(path, inputs[-1].labels, LABELS if name == "train_csv" else ())
+        refuse_missing_classes(path, inputs[-1], labels if name == "train_csv" else ())
     leaked = copies_in(inputs[1].posts, inputs[0].posts)
     return RunInputs(encoder, processors, *inputs, leaked, left_out)
 
@@ -268,13 +270,13 @@ def find_encoder(config: TrainConfig) -> Path:
 
 def refuse_missing_classes(
     path: Path,  # A split file
-    labels: np.ndarray,  # Class ids of its usable posts [N]
+    inputs: PairInputs,  # Its usable posts
     wanted: Sequence[str],  # Classes that it must have
 ) -> None:
     "Raise ClipsentError if a split has no usable post, or lacks a class."
-    if not len(labels):
+    if not len(inputs):
         raise ClipsentError(path, "none of its posts can be used")
-    if absent := [label for label in wanted if LABELS.index(label) not in labels]:
+    if absent := [label for label in wanted if label not in set(inputs.posts.label)]:
         what = f"no usable post is {first_few(absent)}, and no class can be learned without"
         todo = "add posts to train.txt, or see in audit.csv why they were left out, and repeat `clipsent splits`"
         raise ClipsentError(path, what, todo=todo)
@@ -322,8 +324,8 @@ def new_state(config: TrainConfig, inputs: RunInputs, device: torch.device, dtyp
     "The encoder under a fresh head, whose weights depend on the seed alone, and an optimizer that has seen nothing."
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        ablated = config.ablate_text, config.ablate_image
-        model = DualEncoderClassifier(load_encoder(inputs.encoder), config.head_variant, config.dropout, *ablated)
+        parts = config.head_variant, config.dropout, config.ablate_text, config.ablate_image, inputs.train.classes
+        model = DualEncoderClassifier(load_encoder(inputs.encoder), *parts)
         prepare_encoder(model.encoder, config)
     model = model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
@@ -480,10 +482,9 @@ def share_gradients(model: DualEncoderClassifier, posts: int) -> None:
 # %% ../nbs/04_train.ipynb #94ca2261
 def finish_epoch(state: State, labels: np.ndarray, probabilities: np.ndarray, frozen: bool, rate: float) -> None:
     "Record the scores of an epoch with its last learning rate, and whether it is the best so far."
-    scores = score(labels, probabilities)
-    names = (
-        "acc f1_macro precision_macro recall_macro f1_weighted".split() + [f"f1_{label}" for label in LABELS] + ["nll"]
-    )
+    scores = score(labels, probabilities, state.model.labels)
+    by_class = [f"f1_{label}" for label in state.model.labels]
+    names = ["acc", "f1_macro", "precision_macro", "recall_macro", "f1_weighted", *by_class, "nll"]
     best = max((entry["val_f1_macro"] for entry in state.history), default=-1.0)
     state.history.append(
         {
@@ -591,6 +592,7 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
     features = Features(state.model, inputs.train, inputs.val, config, encoder_identity(inputs.encoder), dtype)
     fingerprints = {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint}
     found = {"data_fingerprint": fingerprints, "left_out": inputs.left_out, "encoder": features.encoder}
+    found["labels"] = list(inputs.train.classes)
     description = describe_start(config, device, dtype, **found)
     with processes.main_process_first():
         if anew and processes.is_main_process:  # not before here: until now the new run could have been refused
@@ -631,10 +633,10 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     weights, settings = read_weights(folder / "best.pt")
     write_weights(folder / "best.pt", weights, settings | {"fitted": fitted})
     shipped = calibrate(probabilities, temperature=calibration["temperature"])
-    write_csv(prediction_table(val.posts, val.labels, shipped), folder / "val_predictions.csv")
+    write_csv(prediction_table(val.posts, val.labels, shipped, val.classes), folder / "val_predictions.csv")
     set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.blocks)
     metrics = {
-        **{f"best_val_{name}": value for name, value in score(val.labels, probabilities).items()},
+        **{f"best_val_{name}": value for name, value in score(val.labels, probabilities, val.classes).items()},
         **best_epoch_scores(val, epochs, state.best_epoch),
         **calibration,
         "best_epoch": state.best_epoch + 1,
@@ -671,7 +673,7 @@ def best_epoch_scores(val: PairInputs, epochs: np.ndarray, best: int) -> dict[st
 
 def adjustment(val: PairInputs, probabilities: np.ndarray, train_labels: np.ndarray) -> dict[str, object]:
     "How far rare classes are raised in predictions, and the macro-F1 of this on posts that did not fit it."
-    shares = np.bincount(train_labels, minlength=len(LABELS)) / len(train_labels)
+    shares = np.bincount(train_labels, minlength=len(val.classes)) / len(train_labels)
     found = {"logit_adjustment": {"tau": fit_adjustment(val.labels, probabilities, shares), "shares": shares.tolist()}}
     if len(set(val.groups)) > 1:
         candidates = np.stack([adjust_probabilities(probabilities, shares, tau) for tau in TAUS])
@@ -688,7 +690,7 @@ def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str])
         return {"unseen_val_posts": int(unseen.sum())} if leaked else {}
     labels, predicted = val.labels[unseen], probabilities[unseen]
     return {
-        "unseen_val_f1_macro": score(labels, predicted)["f1_macro"],
+        "unseen_val_f1_macro": score(labels, predicted, val.classes)["f1_macro"],
         "unseen_val_f1_macro_interval": interval_of(labels, predicted, np.array(val.groups)[unseen]),
         "unseen_val_posts": int(unseen.sum()),
     }
@@ -763,7 +765,7 @@ def fit(
 # %% ../nbs/04_train.ipynb #dd4a8be0
 def make_class_loss(config: TrainConfig, labels: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     "The loss of a configuration, weighted for the classes of its training posts (class ids, int [N])."
-    counts = np.bincount(labels, minlength=len(LABELS))
+    counts = np.bincount(labels)
     settings = config.focal_gamma, config.cb_beta, config.combo_weights, config.class_weights, config.label_smoothing
     return make_loss(config.loss, counts, *settings)
 

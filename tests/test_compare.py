@@ -26,6 +26,7 @@ from clipsent_nb.compare import (
 from clipsent_nb.decisions import cross_fit_temperature
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
+from clipsent_nb.labels import LABELS
 from clipsent_nb.runs import Run
 from clipsent_nb.train import fit, sample_config, sample_run
 
@@ -328,7 +329,7 @@ def test_a_post_that_became_unreadable_after_the_splits_is_left_out_of_the_compa
 
 def test_texts_without_words_are_named():
     with pytest.raises(ClipsentError, match="a bag of words: cannot be fitted"):
-        fit_references(["", " ", ""], np.array([0, 1, 2]), [""])
+        fit_references(["", " ", ""], np.array([0, 1, 2]), [""], LABELS)
 
 
 def test_names_are_escaped(project):

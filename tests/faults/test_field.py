@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,14 +14,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.badcases import merge, mine
+from clipsent_nb.badcases import describe_cases, merge, mine
 from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
-from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml
+from clipsent_nb.explain import deletion_curves, explain
+from clipsent_nb.export import OnnxClassifier
+from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
@@ -44,6 +48,35 @@ def root(run) -> Path:
 def table_of(root: Path, name: str) -> pd.DataFrame:
     "A split as a table of somebody who knows no more than four columns."
     return read_split(root / f"outputs/splits/{name}.csv")[["guid", "text_path", "image_path", "label"]]
+
+
+# -- numbers in words
+
+
+@pytest.mark.parametrize("number, text", [(0, "0 posts"), (1, "1 post"), (np.int64(1), "1 post"), (2, "2 posts")])
+def test_one_is_no_plural(number, text):
+    assert write_count(number, "post") == text
+
+
+def test_no_sentence_of_a_small_project_has_a_plural_of_one(root, tmp_path, caplog):
+    caplog.set_level("INFO", "clipsent_nb")
+    config = VariantConfig(project_root=root, model_name=root / "tiny_clip")
+    said = [heads(config, variants="ln", seeds=1, execution=Execution(dry_run=True))]
+    small = make_sample(tmp_path / "small")
+    shutil.copy(next((small / "data").glob("*.jpg")), small / "data/stray.jpg")
+    said.append(str(make_splits(Workspace(small))))
+    said.append(run_stage(None, Workspace(small), only="splits"))
+    assert not re.search(r"\b1 (runs|posts|steps|groups|entries|pictures|texts)\b", "\n".join([*said, caplog.text]))
+
+
+@pytest.mark.parametrize("other, sentence", [("neutral", "the rate is the same"), ("positive", "the rate is 66.7%")])
+def test_a_rate_is_not_called_low_beside_one_that_is_the_same(other, sentence):
+    posts = pd.DataFrame(
+        {"guid": ["a", "b", "c"], "group": ["a", "b", "c"], "source": "oof", "reason": "", "kind": "ok"}
+    )
+    posts = posts.assign(true_label="neutral", pred_label=["negative", "neutral", "neutral"])
+    text = describe_cases(posts.assign(cross_fitted=["negative", "neutral", other]))
+    assert sentence in text and "low" not in text.replace("low_conf", "")
 
 
 # -- a leak under other names
@@ -84,7 +117,10 @@ def test_a_validation_post_in_train_is_found_by_its_picture_whatever_its_name_fo
         (Execution, {"dry_run": "perhaps"}, "--dry-run perhaps: must be true or false"),
         (Workspace, {"strict": "no way"}, "--strict no way: must be true or false"),
         (Workspace, {"num_workers": 1.5}, "--num-workers 1.5: must be a whole number"),
-        (TrainConfig, {"combo_weights": "1,1,1"}, "--combo-weights 1,1,1: "),
+        (TrainConfig, {"combo_weights": "1,one,1"}, "--combo-weights one: must be a number"),
+        (TrainConfig, {"combo_weights": "1,2"}, "--combo-weights 1,2: must be three numbers"),
+        (TrainConfig, {"combo_weights": [1, 2, 3, 4]}, "--combo-weights [1, 2, 3, 4]: must be three numbers"),
+        (TrainConfig, {"combo_weights": 5}, "--combo-weights 5: must be three numbers"),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_flag(kind, values, message):
@@ -124,6 +160,20 @@ WRONG_ARGUMENTS = [
     (mine, {"min_confidence": 50}, "--min-confidence 50: must be less than or equal to 1"),
     (predict_file, {"weights": None}, "--weights None: must be a path"),
     (Classifier.load, {"run": None}, "--run None: must be a path"),
+    (Run.load, {"folder": None}, "--folder None: must be a path"),
+    (read_split, {"path": None}, "--path None: must be a path"),
+    (OnnxClassifier.load, {"folder": None}, "--folder None: must be a path"),
+    (OnnxClassifier.load, {"folder": ".", "threads": "two"}, "--threads two: must be a whole number"),
+    (OnnxClassifier.load, {"folder": ".", "threads": -1}, "--threads -1: must be greater than or equal to 0"),
+    (OnnxClassifier.load, {"folder": __file__}, f"{__file__}/onnx.json: no such file"),
+    (run_stage, {"settings": Path(__file__).parent}, f"--settings {Path(__file__).parent}: no such file"),
+    (make_splits, {"encoding": "a\0b"}, "--encoding a\0b: no such encoding"),
+    (mine, {"source": "val", "folds": 5, "weights": "a"}, "--folds 5: there are no folds where --weights predicts"),
+    (mine, {"source": "val", "csv": "a", "weights": "a"}, "--csv and --source val: both say which posts"),
+    (mine, {"folds": 1}, "--folds 1: must be greater than or equal to 2"),
+    (heads, {"variants": {"ln", "mlp"}}, "--variants {"),  # which have no order
+    (TrainConfig, {"combo_weights": {1, 2, 3}}, "--combo-weights {1, 2, 3}: must be three numbers"),
+    (explain, {"classifier": "a run", "text": "a", "image": "b"}, "classifier: a str cannot be explained"),
 ]
 
 
@@ -219,6 +269,42 @@ def test_steps_that_leave_nothing_to_do_are_refused():
         choose_steps(only="splits", skip="splits")
 
 
+@pytest.mark.parametrize(
+    "weights", ["1,2,3", "1, 2, 3", "[1, 2.0, 3]", "1 2 3", (1, 2, 3), ["1,2", 3], np.array([1, 2, 3])]
+)
+def test_three_weights_are_read_however_they_are_written(weights):
+    assert TrainConfig(combo_weights=weights).combo_weights == (1, 2, 3)
+
+
+def test_weights_with_commas_are_read_on_the_command_line_and_from_a_stage(tmp_path):
+    for words in ("--combo-weights 1,2,3", "--combo-weights=1,2,3", "--combo-weights 1 2 3"):
+        assert parse("optimize", words.split()).keywords["config"].combo_weights == (1, 2, 3)
+    calls = Plan("baseline", {"train": {}, "baseline": {"combo_weights": "1,2,3"}}, Workspace(tmp_path)).calls
+    assert calls[0]["config"].combo_weights == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ('[heads]\nseeds = "many"', r"\[heads\] --seeds many not seeds"),
+        ('[heads]\nvariants = ["ln", "lm"]', r"\[heads\] --variants ln,lm unknown"),
+        ("[preprocess]\nseeds = [-1]", r"\[preprocess\] --seeds -1 not seeds"),
+        ('[preprocess]\nrules = "none,mine"', r"\[preprocess\] --rules none,mine no set mine"),
+        ('[preprocess]\nrules_file = "rules.toml"', r"\[preprocess\] --rules-file .*rules.toml no such file"),
+        ('[grid]\nlrs = "fast"', r"\[grid\] --lrs 'fast' must be a number"),
+        ('[grid]\nlrs = "1e-6:1e-4"', r"\[grid\] axis lr a range needs --search optuna"),
+        ("[mine]\nfolds = 1", r"\[mine\] --folds 1 must be greater than or equal to 2"),
+        ('[grid]\nsearch = "Optuna"', r"\[grid\] --search Optuna must be 'optuna'"),
+        ('[grid]\naxes = ["head=ln"]', r"\[grid\] --axes head not a setting that can be varied"),
+    ],
+)
+def test_a_list_of_a_later_step_is_checked_before_the_first(tmp_path, table, message):
+    (tmp_path / "s.toml").write_text(table)
+    with pytest.raises(ClipsentError, match=f"s.toml: {message}"):
+        run_stage(tmp_path / "s.toml", Workspace(tmp_path))
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_values_of_a_list_add_up():
     found = parse("optimize", "--combo-weights 1 2 --combo-weights 3 --strict --strict".split()).keywords["config"]
     assert found.combo_weights == (1, 2, 3) and found.strict
@@ -260,6 +346,17 @@ def test_a_picture_that_is_none_is_named_in_a_short_line(run, picture, message):
 def test_what_python_would_take_apart_in_an_order_of_its_own_is_no_list(run, texts):
     with pytest.raises(ClipsentError, match="texts: are one .*; give lists"):
         Classifier.load(run.folder).predict(texts, [np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_an_explanation_takes_the_posts_that_a_classifier_takes(run, root):
+    classifier, picture = Classifier.load(run.folder), next((root / "data").glob("*.jpg"))
+    with pytest.raises(ClipsentError, match="text 0: is no text but of type NoneType"):
+        explain(classifier, None, picture)
+    with pytest.raises(ClipsentError, match="post 1: has no picture"):
+        deletion_curves(classifier, ["a", "b"], [picture])
+    with pytest.raises(ClipsentError, match="texts: are one str"):
+        deletion_curves(classifier, "a text", [picture])
+    assert deletion_curves(classifier, [], []).empty
 
 
 def test_bytes_of_any_kind_are_a_picture(run, root):
