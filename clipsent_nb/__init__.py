@@ -1,7 +1,7 @@
 """Fine-tune CLIP to read the sentiment of posts with a picture and a text, and know how far to trust the answer.
 
 What is used most can be imported from here, `from clipsent_nb import Classifier, TrainConfig, fit`; a module is imported
-when one of its names is first asked for. `compare`, `grid`, `heads`, `preprocess`, `robustness`, `errors`,
+when one of its names is first asked for. `compare`, `ensemble`, `grid`, `heads`, `preprocess`, `recipes`, `robustness`, `errors`,
 `explain` and `export` are modules, which hold the function of that name.
 """
 
@@ -23,7 +23,7 @@ _HOMES = {
     "fit": "train",
     "TrainedModel": "features",
     "optimize": "grid",
-    "run_many": "grid",
+    "run_many": "batches",
     "mine": "badcases",
     "augment_images": "badcases",
     "augment_text": "badcases",

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from .data import LABELS, SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
+from .data import SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -33,12 +33,15 @@ from clipsent_nb.files import (
     write_count,
     write_csv,
 )
+from .labels import LABELS, find_labels
 from .runs import Share
+from .tables import path_from
 
 # %% ../nbs/09_badcases.ipynb #46bac059
-from .features import TrainedModel
-from .inputs import content_fingerprint, copies_in, find_files, load_posts, refresh_content
-from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values, prediction_table
+from .features import find_met_posts
+from .inputs import content_fingerprint, find_files, refresh_content
+from .members import load_model
+from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
 from clipsent_nb.files import write_together
@@ -80,12 +83,12 @@ def predict_out_of_fold(
         predictions, labels = run.predictions, run.predictions.pred_label
         if predictions.group.nunique() > 1:  # one group cannot be halved
             epochs = run.epoch_probabilities.argmax(axis=-1)
-            labels = np.array(LABELS)[cross_fit_answers(run.labels, epochs, predictions.group, halvings=1)[0]]
+            labels = np.array(run.classes)[cross_fit_answers(run.labels, epochs, predictions.group, halvings=1)[0]]
         parts.append(predictions.assign(cross_fitted=labels))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/09_badcases.ipynb #b928ec3d
-from clipsent_nb.objective import apply_temperature, fit_temperature
+from clipsent_nb.objective import absent_classes, apply_temperature, fit_temperature
 
 UNLIKELY = 0.1  # a label whose quality is above is not called wrong
 
@@ -93,6 +96,7 @@ UNLIKELY = 0.1  # a label whose quality is above is not called wrong
 def score_labels(
     labels: np.ndarray,  # Class ids as given [N]
     probabilities: np.ndarray,  # Of a model that has not met the posts [N, C]
+    classes: Sequence[str] = LABELS,  # Their names, in the order of the ids
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far each label can be trusted: its quality from 0 to 1 [N], and whether it looks wrong [N].
 
@@ -103,7 +107,7 @@ def score_labels(
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    if absent := [name for i, name in enumerate(LABELS) if i not in labels]:
+    if absent := absent_classes(labels, classes):
         raise ClipsentError("labels", f"no post is {first_few(absent)}; label quality needs posts of every class")
     logits = np.log(np.clip(probabilities, 1e-12, None))
     calibrated = apply_temperature(logits, fit_temperature(logits, labels))
@@ -138,20 +142,25 @@ def score_posts(
     min_confidence: float,  # Right predictions below count as bad too
 ) -> pd.DataFrame:
     'Each post with its prediction, label quality, reason ("" if it is no bad case) and kind, the worst label first.'
-    names = [f"p_{label}" for label in LABELS]
+    names = [name for name in predictions if name.startswith("p_")]
+    classes = [name.removeprefix("p_") for name in names]
     own = [name for name in predictions if name not in ("true_label", "group")]
     table = posts.rename(columns={"label": "true_label"}).merge(predictions[own], on="guid", validate="1:1")
-    ids, probabilities = table.true_label.map(LABELS.index).to_numpy(), table[names].to_numpy()
-    rivals = [np.delete(probabilities, i, axis=1).max(axis=1) for i in range(len(LABELS))]
-    margins = {f"margin_{label}": probabilities[:, i] - rivals[i] for i, label in enumerate(LABELS)}
-    quality, suspect = score_labels(ids, probabilities)
+    ids, probabilities = table.true_label.map(classes.index).to_numpy(), table[names].to_numpy()
+    rivals = [np.delete(probabilities, i, axis=1).max(axis=1) for i in range(len(classes))]
+    margins = {f"margin_{label}": probabilities[:, i] - rivals[i] for i, label in enumerate(classes)}
+    quality, suspect = score_labels(ids, probabilities, classes)
     wrong, conflict = (
         table.pred_label != table.true_label,
         find_conflicts(table.rename(columns={"true_label": "label"})),
     )
     kind = np.select([conflict != "", suspect & wrong, wrong], ["conflict", "label", "model"], "unsure")
     reason = np.select([wrong, table.confidence < min_confidence], ["wrong", "low_conf"], "")
-    scores = {"margin": np.choose(ids, list(margins.values())), **margins, "label_quality": quality}
+    scores = {
+        "margin": np.column_stack(list(margins.values()))[np.arange(len(ids)), ids],
+        **margins,
+        "label_quality": quality,
+    }
     table = table.assign(
         reason=reason, **scores, kind=np.where(reason == "", "", kind), conflict=conflict, source=source
     )
@@ -291,10 +300,11 @@ def read_cases(
     Raises ClipsentError if the file is missing, is no CSV file, lacks a column or holds an unknown label.
     """
     table = read_table(path, columns, todo="`clipsent mine`, `augment-images` and `augment-text` write such files")
-    unknown = table[~table.true_label.isin(LABELS)]
+    labels = find_labels(path)
+    unknown = table[~table.true_label.isin(labels)]
     if len(unknown):
         what = f"unknown label {unknown.true_label.iloc[0]!r} of guid {unknown.guid.iloc[0]}"
-        raise ClipsentError(path, what, todo=f"use {', '.join(LABELS)}")
+        raise ClipsentError(path, what, todo=f"use {', '.join(labels)}")
     lacking = [name for name in ("encoding", *DIGESTS) if name not in table]
     return table.assign(**dict.fromkeys(lacking, ""))
 
@@ -397,12 +407,6 @@ def alter_picture(
 
 # %% ../nbs/09_badcases.ipynb #18022945
 from clipsent_nb.decoding import open_image
-
-
-def path_from(path: Path, root: Path) -> str:
-    "A path as split files have it: relative to the data root if it lies below, else absolute."
-    path, root = path.resolve(), root.resolve()
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def save_copy(source: Path, folder: Path, guid: str, number: int, seed: int) -> Path:
@@ -605,15 +609,10 @@ def predict_posts(
 
     `met` is yes, no, or unknown where the run folder does not tell.
     """
-    trained = TrainedModel.load(weights, config, config.model_name)
-    inputs = load_posts(posts, trained.processors, trained.config, config, where)
-    table = prediction_table(inputs.posts, inputs.labels, trained.probabilities(inputs, config.batch_size))
-    place = config.resolve(weights)
-    known = (place if place.is_dir() else place.parent) / "train_posts.csv"
-    if not known.is_file():
-        return table.assign(met="unknown")
-    met = copies_in(inputs.posts, read_table(known))
-    return table.assign(met=np.where(table.guid.isin(met), "yes", "no"))
+    trained = load_model(weights, config, config.model_name)
+    readable, table = trained.predict_posts(posts, config, where, config.batch_size)
+    met = find_met_posts(trained.folder, readable)
+    return table.assign(met="unknown" if met is None else np.where(table.guid.isin(met), "yes", "no"))
 
 # %% ../nbs/09_badcases.ipynb #d36edb53
 from clipsent_nb.batches import Execution, run_many

@@ -365,9 +365,9 @@ def settle_run(
     level("%s: %s after %.0f s%s", run.name, score, run.seconds, reason)
 
 # %% ../nbs/05a_batches.ipynb #8af8c491
-from .data import LABELS
+from .labels import OF_SCORES
 
-SCORES = ["acc", "f1_macro", "precision_macro", "recall_macro", *(f"f1_{label}" for label in LABELS), "nll", "ece"]
+SCORES = ["acc", "f1_macro", "precision_macro", "recall_macro"]
 COSTS = ["best_epoch", "epochs", "train_time_sec", "pairs_per_sec", "params_million", "trainable_params_million"]
 
 
@@ -379,7 +379,9 @@ def read_scores(
         return {}
     metrics = read_json(folder / "metrics.json")
     low, high = metrics["best_val_f1_macro_interval"]
-    scores = {f"val_{name}": metrics[f"best_val_{name}"] for name in SCORES}
+    f1 = [name.removeprefix("best_val_") for name in metrics if name.startswith("best_val_f1_")]
+    by_class = [name for name in f1 if name.removeprefix("f1_") not in OF_SCORES]
+    scores = {f"val_{name}": metrics[f"best_val_{name}"] for name in [*SCORES, *by_class, "nll", "ece"]}
     interval = {"val_f1_macro_low": low, "val_f1_macro_high": high, "leaked": metrics["leaked"]}
     honest = metrics.get("cross_fitted_val_f1_macro")
     return scores | interval | {"cross_fitted_val_f1_macro": honest} | {name: metrics[name] for name in COSTS}

@@ -85,7 +85,10 @@ def score_table(
         ("macro-F1, on posts that did not choose the epoch", "cross_fitted_val_f1_macro"),
         ("macro-F1, on posts without a copy in train", "unseen_val_f1_macro"),
         ("accuracy", "best_val_acc"),
-        ("expected calibration error", "best_val_ece"),
+        ("expected calibration error, before the temperature", "best_val_ece"),
+        ("expected calibration error, with a temperature of other posts", "calibrated_val_ece"),
+        ("log loss (nats), before the temperature", "best_val_nll"),
+        ("log loss (nats), with a temperature of other posts", "calibrated_val_nll"),
         *(
             (f"F1 of {plain_name(label)} ({write_count(counts.get(label, 0), 'post')})", f"best_val_f1_{label}")
             for label in class_names(predictions)
@@ -116,6 +119,10 @@ def caveats(
         "They are of one run with one seed. Another seed gives another score, often by more than methods differ.",
         "Near-duplicate posts count as one draw in the intervals.",
     ]
+    if metrics.get("temperature", 1.0) != 1.0:
+        found.append(
+            f"Probabilities are scaled by the temperature {metrics['temperature']:.2f}, which these posts fitted."
+        )
     if metrics.get("leaked"):
         found.insert(
             0, "**Leaked:** validation posts have copies among the training posts, so the scores measure memory."

@@ -25,6 +25,7 @@ COMMANDS = {
     "optimize": Command("grid", "optimize", "train a classifier, or continue an interrupted run, and write its report"),
     "grid": Command("grid", "grid", "train with all combinations of settings, or search among them, and rank the runs"),
     "heads": Command("heads", "heads", "train each head with several seeds and tell which can be told apart"),
+    "recipes": Command("recipes", "recipes", "train presets or recipes of a file with five seeds and compare them"),
     "preprocess": Command("preprocess", "preprocess", "train with several sets of cleaning rules and tell which help"),
     "robustness": Command("robustness", "robustness", "score a classifier on corrupted pictures and texts"),
     "mine": Command("badcases", "mine", "list the posts that are misread or hard, and labels that look wrong"),
@@ -33,6 +34,7 @@ COMMANDS = {
     "merge": Command("badcases", "merge", "add the copies and rewordings to the training file"),
     "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
     "export": Command("export", "export", "write a run as a graph that answers without torch", positional=True),
+    "ensemble": Command("ensemble", "ensemble", "make one model of several runs and a bag of words"),
     "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
     "compare": Command("compare", "compare", "compare runs with a baseline and with simple references"),
     "run": Command(
@@ -51,7 +53,7 @@ def describe_commands() -> str:
         [
             "usage: clipsent COMMAND [--flag value ...]",
             "",
-            "Tell whether a post with a picture and a text is negative, neutral or positive.",
+            "Tell the sentiment of posts with a picture and a text: negative, neutral or positive, or labels of your own.",
             "",
             "commands, in the order of a first session:",
             *lines,

@@ -34,10 +34,16 @@ def group_seeds(
 
 
 from clipsent_nb.files import Listing, checked, first_few
+from clipsent_nb.labels import find_labels
 from clipsent_nb.objective import absent_classes, warn_of_absent
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
-REFERENCES = ("always-majority", "tfidf-logistic")
+REFERENCES = {  # by name, and what it does without
+    "always-majority": "reads nothing",
+    "tfidf-logistic": "sees no picture",
+    "linear-probe": "trains no tower",
+    "zero-shot": "is trained on no post, and reads no text",
+}
 MOST_VALUES = 4  # in a name; a set of cleaning rules is known by its folder
 
 
@@ -77,38 +83,115 @@ def name_groups(
     return [f"{name} ({place})" if name in twice else name for name, place in zip(names, places, strict=True)]
 
 # %% ../nbs/12_compare.ipynb #2e560217
+from clipsent_nb.members import WordModel
+
+
 def fit_references(
     train_texts: Sequence[str],  # Cleaned
     train_labels: np.ndarray,  # Class ids [posts]
     val_texts: Sequence[str],  # Cleaned [N]
+    labels: Sequence[str],  # Names of the classes, in the order of the ids [C]
 ) -> list[Contender]:
-    """Always the commonest class, and logistic regression on TF-IDF weights of words and pairs of words.
+    """Always the commonest class, and a bag of words, see `WordModel`.
 
     Raises ClipsentError if the training texts hold no words.
     """
-    from sklearn.dummy import DummyClassifier
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    shares = np.bincount(train_labels, minlength=len(labels)) / len(train_labels)
+    words = WordModel.fit(train_texts, train_labels, labels)
+    tables = np.tile(shares, (len(val_texts), 1)), words.text_probabilities(val_texts)
+    return [make_reference(name, table) for name, table in zip(REFERENCES, tables, strict=False)]
+
+
+def make_reference(name: str, probabilities: np.ndarray) -> Contender:
+    "A contender without runs, from its probabilities [N, C]."
+    return Contender(name, probabilities[None], probabilities.argmax(axis=-1))
+
+# %% ../nbs/12_compare.ipynb #cf779ba3
+import torch
+from PIL import Image
+
+from clipsent_nb.features import TOWERS, compute_dtype, encode, find_device, kept_features
+from clipsent_nb.hub import encoder_identity
+from clipsent_nb.inputs import inputs_from_memory
+from clipsent_nb.model import DualEncoderClassifier, load_encoder
+from clipsent_nb.train import load_inputs
+
+PROMPTS = ("a {} post", "a picture with a {} mood", "a photo that makes people feel {}", "the feeling is {}")
+
+
+def probe_features(
+    train: Sequence[np.ndarray],  # Text and image features of the training posts [M, width] each
+    labels: np.ndarray,  # Class ids [M]
+    val: Sequence[np.ndarray],  # Those of the validation posts [N, width] each
+    classes: int,  # The number of classes, C
+) -> np.ndarray:
+    "Probabilities [N, C] by logistic regression on the features of both towers, each scaled to one spread."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    logistic = make_pipeline(words, LogisticRegression(class_weight="balanced", max_iter=1000))
-    found = []
-    for name, model in zip(REFERENCES, (DummyClassifier(strategy="prior"), logistic), strict=True):
-        try:
-            model.fit(train_texts, train_labels)
-        except ValueError as error:
-            raise ClipsentError(name, f"cannot be fitted on the training texts ({error})") from error
-        probabilities = np.zeros((1, len(val_texts), len(LABELS)))
-        probabilities[0][:, model.classes_] = model.predict_proba(val_texts)
-        found.append(Contender(name, probabilities, probabilities[0].argmax(axis=-1)))
-    return found
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
+    model.fit(np.hstack(train), labels)
+    probabilities = np.zeros((len(val[0]), classes))
+    probabilities[:, model[-1].classes_] = model.predict_proba(np.hstack(val))
+    return probabilities
+
+
+@torch.no_grad()
+def ask_zero_shot(
+    model: DualEncoderClassifier,  # As it was loaded
+    processors: tuple,  # The encoder's tokenizer and image processor
+    pictures: np.ndarray,  # Image features [N, width]
+    labels: Sequence[str],  # Names of the classes, in class order [C]
+) -> np.ndarray | None:
+    """Probabilities [N, C] by the likeness of pictures to `PROMPTS`; None if the towers were not trained together.
+
+    Source: Radford et al., 2021, "Learning Transferable Visual Models From Natural Language Supervision".
+    """
+    scale = getattr(model.encoder, "logit_scale", None)
+    if scale is None or model.encoder.config.model_type == "vision-text-dual-encoder":
+        return None
+    prompts, blank = [prompt.format(label) for label in labels for prompt in PROMPTS], Image.new("RGB", (8, 8))
+    inputs = inputs_from_memory(prompts, [blank] * len(prompts), processors, {})
+    text = encode(model, inputs, next(model.parameters()).device)[0].cpu()
+    text = torch.nn.functional.normalize(text, dim=-1).reshape(len(labels), len(PROMPTS), -1).mean(dim=1)
+    likeness = torch.nn.functional.normalize(torch.from_numpy(pictures), dim=-1) @ torch.nn.functional.normalize(text).T
+    return (scale.exp().cpu() * likeness).softmax(dim=-1).numpy()
+
+# %% ../nbs/12_compare.ipynb #c3339abe
+from clipsent_nb.files import Workspace
+
+
+def fit_encoder_references(
+    baseline: Run,  # A finished run
+    posts: pd.DataFrame,  # From `validation_posts`
+    config: TrainConfig,  # Where its posts are
+) -> list[Contender]:
+    """A linear probe of the baseline's encoder, and zero-shot answers if its towers are aligned.
+
+    Raises ClipsentError if encoder or posts are not there any more.
+    """
+    names = [name for name in baseline.config if name in TrainConfig.__dataclass_fields__]
+    own = {name: baseline.config[name] for name in names if name not in Workspace.__dataclass_fields__}
+    config = replace(config, **own, data_root=config.data_root or baseline.config["data_root"])
+    inputs, device = load_inputs(config), find_device()
+    model = DualEncoderClassifier(load_encoder(inputs.encoder)).to(device)
+    where = config.cache / "features", device, compute_dtype(config.precision, device)
+    key, features = encoder_identity(inputs.encoder), {}
+    for name, split in (("train", inputs.train), ("val", inputs.val)):
+        features[name] = [kept_features(model, key, split, *where, tower).cpu().numpy() for tower in TOWERS]
+    rows = pd.Index(inputs.val.guids).get_indexer(posts.guid)
+    tables = {
+        "linear-probe": probe_features(features["train"], inputs.train.labels, features["val"], len(baseline.classes)),
+        "zero-shot": ask_zero_shot(model, inputs.processors, features["val"][1], baseline.classes),
+    }
+    return [make_reference(name, table[rows]) for name, table in tables.items() if table is not None]
 
 # %% ../nbs/12_compare.ipynb #c6e56e91
 from dataclasses import dataclass, replace
 
 from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.data import LABELS, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.inputs import find_files, label_numbers
 from clipsent_nb.runs import posts_fingerprint
@@ -134,35 +217,22 @@ def baseline_posts(
         files = files[~files.guid.isin(baseline.config["left_out"])]
         sources = zip(files.text_file, files.get("encoding", [""] * len(files)), strict=True)
         texts = [clean_text(read_text(*source)[0], rules) for source in sources]
-        tables.append(files[["guid"]].assign(label=label_numbers(files.label, files.guid), text=texts))
+        tables.append(
+            files[["guid"]].assign(label=label_numbers(files.label, files.guid, baseline.classes), text=texts)
+        )
     return tables
 
 # %% ../nbs/12_compare.ipynb #c3f1d453
-from clipsent_nb.objective import apply_temperature, expected_calibration_error, fit_temperature
-from clipsent_nb.stats import group_numbers
+from clipsent_nb.decisions import cross_fit_temperature
+from clipsent_nb.objective import expected_calibration_error
 
 
-def calibrate(
+def cross_fitted_error(
     posts: pd.DataFrame,  # label (class id) and group [N]
     probabilities: np.ndarray,  # Of one run [N, C]
-    folds: int = 5,  # Parts of the posts; fewer if there are fewer groups
-) -> np.ndarray:
-    """Probabilities after temperature scaling that has not seen the post in question [N, C].
-
-    An answer that is the same for all posts has nothing that a temperature could mend, and stays as it is.
-    Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
-    """
-    scaled = np.array(probabilities, dtype=float)
-    if np.ptp(scaled, axis=0).max() == 0:
-        return scaled
-    logits, labels = np.log(np.clip(probabilities, 1e-12, None)), posts.label.to_numpy()
-    group = group_numbers(posts.group, len(posts))
-    part = (np.random.default_rng(0).permutation(group.max() + 1) % folds)[group]
-    for fold in np.unique(part):
-        if (part != fold).any():
-            temperature = fit_temperature(logits[part != fold], labels[part != fold])
-            scaled[part == fold] = apply_temperature(logits[part == fold], temperature)
-    return scaled
+) -> float:
+    "The expected calibration error with a temperature that other posts have fitted."
+    return expected_calibration_error(posts.label, cross_fit_temperature(posts.label, probabilities, posts.group))
 
 # %% ../nbs/12_compare.ipynb #22b9e1b7
 from clipsent_nb.runs import differing
@@ -172,7 +242,9 @@ def describe_settings(
     run: Run,  # A finished run
     baseline: Run,  # What it is compared with
 ) -> str:
-    "The settings of a run that are not the baseline's, without the seed."
+    "The settings of a run that are not the baseline's, without the seed; of an ensemble its members."
+    if "members" in run.config:
+        return f"{run.config['method']} of {', '.join(run.config['members'])}"
     names = differing(run.config["identity"], baseline.config["identity"])
     fields = [name.removeprefix("content of ") for name in names if name not in ("seed", "content of val_csv")]
     return ", ".join(f"{name}={Path(str(run.config.get(name, 'default'))).name}" for name in fields)
@@ -206,8 +278,12 @@ def measure_contender(
 ) -> dict[str, object]:
     "A row of the table: what `measure` finds, calibration after a temperature, and what else is known of the runs."
     kind = "baseline" if one is baseline else "run" if one.runs else "reference"
-    scaled = [expected_calibration_error(posts.label, calibrate(posts, table)) for table in one.probabilities]
-    row = {"model": one.name} | measure(posts, one) | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
+    scaled = [cross_fitted_error(posts, table) for table in one.probabilities]
+    row = (
+        {"model": one.name}
+        | measure(posts, one, baseline.runs[0].classes)
+        | {"val_ece_calibrated": np.mean(scaled), "kind": kind}
+    )
     if one.leaked:
         unseen = [[run.metrics.get(f"unseen_val_{name}", np.nan) for run in one.runs] for name in ("f1_macro", "posts")]
         row |= dict(zip(("unseen_val_f1_macro", "unseen_val_posts"), np.mean(unseen, axis=1), strict=True))
@@ -292,8 +368,8 @@ def warn_of_flattery(
     "Why the ranking may flatter: strong references, the choice of the best, single seeds, leaks."
     lines = []
     for row in table[table.kind == "reference"].itertuples():
-        side = "below" if row.difference < 0 else "above"
-        line = f"The reference `{row.model}`, which sees no picture, lies {abs(row.difference):.3f} {side} the baseline"
+        side, without = "below" if row.difference < 0 else "above", REFERENCES[row.model]
+        line = f"The reference `{row.model}`, which {without}, lies {abs(row.difference):.3f} {side} the baseline"
         if row.verdict in (UNCLEAR, "better"):
             line += f" (**{row.verdict}**): the baseline has not shown that it is worth its cost"
         lines.append(f"{line}.")
@@ -337,10 +413,11 @@ def plot_calibration(
     axis: "Axes",  # Where to draw
     bins: int = 10,  # Of confidence between 0 and 1
 ) -> None:
-    "Accuracy against confidence, as the model says it and after temperature scaling."
+    "Accuracy against confidence, as the model ships it and with temperatures that other posts have fitted."
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     probabilities = contender.probabilities[0]
-    for name, shown in (("as it is", probabilities), ("after scaling", calibrate(posts, probabilities))):
+    scaled = cross_fit_temperature(posts.label, probabilities, posts.group)
+    for name, shown in (("as shipped", probabilities), ("cross-fitted", scaled)):
         points = reliability_table(posts.label, shown, bins).query("rows > 0")
         error = expected_calibration_error(posts.label, shown)
         axis.plot(points.confidence, points.accuracy, "o-", markersize=4, label=f"{name}, ECE {error:.3f}")
@@ -398,14 +475,18 @@ def comparable_runs(
     folder, split = config.resolve(config.output_dir), None
     if not (folder / "metrics.json").is_file() or config.overwrite:
         split = read_split(config.resolve(config.val_csv))
+    classes = find_labels(config.resolve(config.val_csv)) if split is not None else Run.load(folder).classes
     kept, refused = [], []
     for run in find_runs(config.project_root, runs, folder):
         if split is None:
             posts = validation_posts(Run.load(folder))
         else:
             posts = split[~split.guid.isin(run.config["left_out"])]
-            posts = posts.assign(label=label_numbers(posts.label, posts.guid))
+            posts = posts.assign(label=label_numbers(posts.label, posts.guid, classes))
         try:
+            if run.classes != classes:
+                what = f"tells {first_few(run.classes)} apart, the baseline {first_few(classes)}"
+                raise ClipsentError(run.folder, what, todo="compare runs on one set of labels")
             find_rows(run, posts)
             kept.append(run)
         except ClipsentError as error:
@@ -416,7 +497,7 @@ def comparable_runs(
 
 # %% ../nbs/12_compare.ipynb #3ae20fdc
 from clipsent_nb.files import log
-from clipsent_nb.train import fit, load_inputs
+from clipsent_nb.train import fit
 
 
 def make_baseline(
@@ -449,7 +530,7 @@ def make_baseline(
 def gather_contenders(
     config: TrainConfig,  # Of the baseline, which is finished
     runs: str = "",  # As `find_runs` takes it
-    references: bool = True,  # Whether to fit the two references
+    references: bool = True,  # Whether to fit the references
 ) -> tuple[pd.DataFrame, list[Contender], list[ClipsentError]]:
     """The validation posts, all contenders with the baseline first, and what is wrong with runs that were left out.
 
@@ -463,7 +544,9 @@ def gather_contenders(
     contenders += [make_contender(name, group, posts) for name, group in zip(names, groups, strict=True)]
     if references:
         train, val = baseline_posts(baseline, config)
-        contenders += fit_references(train.text, train.label, val.set_index("guid").text[posts.guid])
+        texts = val.set_index("guid").text[posts.guid]
+        contenders += fit_references(train.text, train.label, texts, baseline.classes)
+        contenders += fit_encoder_references(baseline, posts, config)
     return posts, contenders, refused
 
 # %% ../nbs/12_compare.ipynb #9be06d64
@@ -502,7 +585,7 @@ def compare(
     config: TrainConfig = BASELINE,
     runs: Listing = "",  # Folders to compare, by commas; default: outputs/optimize/*, of grids and the like the best
     output_csv: Path = Path("outputs/optimize/compare_opt_vs_base.csv"),  # The table; relative to the project root
-    references: bool = True,  # Whether to add always-majority and a bag of words
+    references: bool = True,  # Whether to add always-majority, a bag of words, a linear probe and zero-shot
     report: bool = True,  # Whether to write a report, in a folder beside the table
 ) -> Ranking:
     """Compare runs with the baseline of --output-dir, which is trained if it is not there.
@@ -515,7 +598,7 @@ def compare(
     comparable_runs(config, runs)  # before the long work
     make_baseline(config)
     posts, contenders, left_out = gather_contenders(replace(config, overwrite=False), runs, references)
-    warn_of_absent(absent_classes(posts.label))
+    warn_of_absent(absent_classes(posts.label, contenders[0].runs[0].classes))
     table = rank_contenders(posts, contenders)
     write_csv(table.assign(model=formula_safe(table.model)), csv)
     values = {"project_root": str(config.project_root), "baseline": str(config.output_dir), "runs": runs}

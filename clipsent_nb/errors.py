@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .data import LABELS, read_split, settle_problems
+from .data import read_split, settle_problems
 from .files import ClipsentError, Workspace, format_message, log, write_csv
+from .labels import find_labels, order_labels
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_predictions(
     split: pd.DataFrame,  # From `read_split`
     predictions: pd.DataFrame,  # guid, true_label, pred_label; guids that are not there were predicted rightly
     source: Path,  # Where the predictions come from, for messages
+    labels: Sequence[str],  # All that there are
 ) -> pd.DataFrame:
     """The posts of a split with pred_label and wrong.
 
@@ -43,7 +45,7 @@ def add_predictions(
         raise ClipsentError(source, f"guid {first_few(odd)} is there twice, or not in the split", todo=AGAIN)
     if changed := given.index[given.true_label != truth[given.index]].tolist():
         raise ClipsentError(source, f"guid {first_few(changed)}: true_label is not that of the split", todo=AGAIN)
-    if unknown := given.index[~given.pred_label.isin(LABELS)].tolist():
+    if unknown := given.index[~given.pred_label.isin(labels)].tolist():
         raise ClipsentError(source, f"guid {first_few(unknown)}: pred_label is none of the labels")
     predicted = given.pred_label.reindex(split.guid).fillna(truth.reindex(split.guid)).to_numpy()
     return split.assign(pred_label=predicted, wrong=predicted != split.label)
@@ -69,7 +71,7 @@ def read_run_posts(
             "%s", format_message(f"warning: {path}", what, todo="train the run again to know its errors of today")
         )
     readable = split[~split.guid.isin(run.config.get("left_out", []))]
-    posts = add_predictions(readable, run.predictions, run.folder / "val_predictions.csv")
+    posts = add_predictions(readable, run.predictions, run.folder / "val_predictions.csv", run.classes)
     if len(posts) != len(run.predictions):
         what = f"{len(posts)} posts, but the run predicted {len(run.predictions)}"
         raise ClipsentError(path, what, todo="name the split that it was validated on with --split-csv")
@@ -122,7 +124,7 @@ def read_case_posts(cases: pd.DataFrame, path: Path, split_csv: Path, workspace:
     if "split_digest" in cases and not cases.split_digest.isin([content_fingerprint(split)]).all():
         what = f"mined from other posts than those of {split_csv}, or label, text or picture of some changed since"
         raise ClipsentError(path, what, todo="mine again, or name its split with --split-csv")
-    return add_predictions(split, cases, path)
+    return add_predictions(split, cases, path, find_labels(split_csv))
 
 # %% ../nbs/10_errors.ipynb #73cd3dc9
 import unicodedata
@@ -164,7 +166,7 @@ def text_traits(
 # %% ../nbs/10_errors.ipynb #0edcdf4b
 from PIL import Image
 
-from clipsent_nb.decoding import FORMATS, MALFORMED
+from clipsent_nb.decoding import MALFORMED, formats_of
 
 
 def picture_size(
@@ -175,7 +177,9 @@ def picture_size(
     Raises ClipsentError that names the file if it is missing or no picture.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file:
+            formats = formats_of(file.read(64), path)
+        with Image.open(path, formats=formats) as image:
             quarter_turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
             return image.size[::-1] if quarter_turned else image.size
     except (*MALFORMED, OSError, EOFError, Image.DecompressionBombError) as error:
@@ -212,7 +216,7 @@ def describe_posts(
     return found.join(pd.DataFrame.from_dict(traits, orient="index"), how="inner"), problems
 
 # %% ../nbs/10_errors.ipynb #590302be
-from clipsent_nb.features import TrainedModel, encode, head_probabilities
+from clipsent_nb.features import TrainedModel
 from clipsent_nb.inputs import PairInputs
 
 
@@ -221,13 +225,13 @@ def predict_alone(
     inputs: PairInputs,  # The posts
 ) -> pd.DataFrame:
     "guid, text_prediction and image_prediction: what the model predicts from the text alone and from the picture alone."
-    text, image = encode(trained.model, inputs, trained.device, trained.dtype)
+    text, image = trained.encode(inputs)
     alone = {
         "text_prediction": (text, image.mean(0).expand_as(image)),
         "image_prediction": (text.mean(0).expand_as(text), image),
     }
-    ids = {name: head_probabilities(trained.model, pair).argmax(axis=1) for name, pair in alone.items()}
-    return pd.DataFrame({"guid": inputs.guids} | {name: np.array(LABELS)[rows] for name, rows in ids.items()})
+    ids = {name: trained.feature_probabilities(pair).argmax(axis=1) for name, pair in alone.items()}
+    return pd.DataFrame({"guid": inputs.guids} | {name: np.array(trained.labels)[rows] for name, rows in ids.items()})
 
 # %% ../nbs/10_errors.ipynb #b62bb492
 BUCKETS = {  # dimension: column, and for each bucket its lower bound
@@ -267,7 +271,7 @@ def bucket_posts(
     names = [mark + link for mark in MARKS for link in (", no link", ", link")]
     buckets["hashtag_url"] = pd.Categorical(cut(posts.hashtags, MARKS).astype(str) + links, names)
     buckets["script"] = pd.Categorical(posts.script, posts.script.value_counts().index)
-    buckets["label"] = pd.Categorical(posts.label, LABELS)
+    buckets["label"] = pd.Categorical(posts.label, order_labels(posts.label.unique()))
     buckets["duplicates"] = pd.Categorical(posts.copies, ["no copies", "copies, one label", "copies, labels differ"])
     if "text_prediction" in posts:
         agreement = ["same prediction", "different predictions"]
@@ -517,9 +521,6 @@ def read_predicted(
     return posts, f"Errors from {path}, mined from the {len(posts)} posts of {split}; {kept}."
 
 # %% ../nbs/10_errors.ipynb #638b5842
-from clipsent_nb.inputs import load_posts
-
-
 def add_alone(
     posts: pd.DataFrame,  # Of the run's validation split
     run: Run | None,  # The run, if there is one
@@ -530,11 +531,11 @@ def add_alone(
     Raises ClipsentError if more posts cannot be read than the workspace allows.
     """
     if run is None or not (run.folder / "best.pt").is_file():
-        return posts, "Agreement of text and picture is left out: it needs a run folder with best.pt."
+        return posts, "Agreement of text and picture is left out: it needs the folder of one run, with best.pt."
     trained = TrainedModel.load(run.folder, workspace)
     if trained.config["ablate_text"] or trained.config["ablate_image"]:
         return posts, "Agreement of text and picture is left out: the run was trained with one of them."
-    inputs = load_posts(posts, trained.processors, trained.config, workspace, "the predicted posts")
+    inputs = trained.read_posts(posts, workspace, "the predicted posts")
     return posts.merge(predict_alone(trained, inputs), on="guid"), ""
 
 # %% ../nbs/10_errors.ipynb #1bf1f26f
@@ -563,7 +564,8 @@ class ErrorReport:
         path = folder / "error_analysis/posts.csv"
         if not path.is_file():
             raise ClipsentError(path, "no such file", todo="`clipsent errors` writes it")
-        return cls.of(pd.read_csv(path, dtype={"guid": str, "group": str}, keep_default_na=False), min_count, folder)
+        names = ["guid", "group", "label", "pred_label", "text_prediction", "image_prediction"]
+        return cls.of(pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False), min_count, folder)
 
     def __str__(self) -> str:
         lines = [describe_errors(self.posts, self.summary, self.slices).replace("\n\n", "\n").replace("*", "")]

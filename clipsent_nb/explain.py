@@ -200,6 +200,7 @@ from pathlib import Path
 import pandas as pd
 
 from .files import ClipsentError
+from .members import need_single
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def explain(
 
     Raises ClipsentError for a class that the model does not know, or a picture or text that cannot be used.
     """
+    need_single(classifier, "an explanation")
     if not isinstance(classifier, TrainedModel):
         what, todo = f"a {type(classifier).__name__} cannot be explained", "give what Classifier.load returns"
         raise ClipsentError("classifier", what, todo=todo)

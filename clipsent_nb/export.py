@@ -128,12 +128,14 @@ def write_graph(
     inputs: Mapping[str, np.ndarray],  # A batch of two posts, from `read_batch`
     path: Path,  # The file to write
 ) -> None:
-    "Write scaling, towers and head as an ONNX graph from `INPUTS` to logits [B, C]."
+    "Write scaling, towers, head, adjustment and temperature as an ONNX graph from `INPUTS` to logits [B, C]."
     import warnings
 
     import torch
 
-    preprocessor = ImagePreprocessor.from_processor(classifier.image_processor)
+    preprocessor, adjustment = ImagePreprocessor.from_processor(classifier.image_processor), classifier.adjustment
+    bias = -adjustment["tau"] * np.log(adjustment["shares"]) if adjustment else np.zeros(len(classifier.model.labels))
+    bias = torch.from_numpy(bias).float()
 
     class Graph(torch.nn.Module):
         def __init__(self, model: torch.nn.Module) -> None:
@@ -141,7 +143,8 @@ def write_graph(
             self.model = model
 
         def forward(self, input_ids, attention_mask, pixels):
-            return self.model(input_ids, attention_mask, preprocessor.normalise(pixels))
+            logits = self.model(input_ids, attention_mask, preprocessor.normalise(pixels))
+            return (logits + bias) / classifier.temperature
 
     free = {name: {0: "batch", 1: "length"} for name in INPUTS[:2]} | {"pixels": {0: "batch"}, "logits": {0: "batch"}}
     names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": free}
@@ -351,13 +354,10 @@ def compare_with_run(
     Raises ClipsentError if the validation posts are not there any more.
     """
     from clipsent_nb.decoding import read_text
-    from clipsent_nb.inputs import load_posts
     from clipsent_nb.objective import score
     from clipsent_nb.stats import compare_seeds
 
-    val = load_posts(
-        workspace.resolve(classifier.config["val_csv"]), classifier.processors, classifier.config, workspace
-    )
+    val = classifier.read_posts(workspace.resolve(classifier.config["val_csv"]), workspace)
     encodings = val.posts.encoding if "encoding" in val.posts else [""] * len(val)
     texts = [read_text(*file)[0] for file in zip(val.posts.text_file, encodings, strict=True)]
     images, tables = val.posts.image_file.tolist(), []
@@ -372,8 +372,8 @@ def compare_with_run(
     values = {
         "posts": len(val),
         "agreement": float((answers[0] == answers[1]).mean()),
-        "run_f1": score(val.labels, own)["f1_macro"],
-        "export_f1": score(val.labels, other)["f1_macro"],
+        "run_f1": score(val.labels, own, val.classes)["f1_macro"],
+        "export_f1": score(val.labels, other, val.classes)["f1_macro"],
         "difference": (change["difference"], change["low"], change["high"]),
     }
     return values, (texts, images)
@@ -398,6 +398,7 @@ def export(
     """
     import torch
 
+    from clipsent_nb.members import need_single
     from clipsent_nb.predict import Classifier
 
     path = workspace.resolve(run)
@@ -405,10 +406,9 @@ def export(
     if target.exists() and not (target / "onnx.json").is_file():
         raise ClipsentError(f"--output {target}", "exists and holds no export", todo="choose another folder")
     check_exporter()
-    classifier = replace(Classifier.load(path, workspace, device="cpu"), dtype=torch.float32)
-    if classifier.adjustment:
-        what = "was trained with --logit-adjustment, which an export does not apply"
-        raise ClipsentError(path, what, todo="export a run without it")
+    classifier = Classifier.load(path, workspace, device="cpu")
+    need_single(classifier, "an export")
+    classifier = replace(classifier, dtype=torch.float32)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
         folder = Path(scratch) / "export"

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENCODING_BATCH', 'TOWERS', 'process_state', 'find_device', 'agree', 'bf16_able', 'bf16_fast', 'compute_dtype',
-           'autocast', 'tower_batch', 'encode', 'head_probabilities', 'kept_features', 'Features', 'TrainedModel']
+           'autocast', 'tower_batch', 'encode', 'head_probabilities', 'kept_features', 'Features', 'calibrate',
+           'find_met_posts', 'TrainedModel']
 
 # %% ../nbs/04b_features.ipynb #0d190236
 import errno
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -37,9 +39,19 @@ from clipsent_nb.files import (
     log,
     progress_bar,
     read_json,
+    read_table,
 )
 from .hub import fetch_encoder
-from .inputs import PairInputs, bucketed_batches, image_batch, text_batch, to_device
+from clipsent_nb.inputs import (
+    PairInputs,
+    bucketed_batches,
+    copies_in,
+    image_batch,
+    inputs_from_memory,
+    load_posts,
+    text_batch,
+    to_device,
+)
 from clipsent_nb.model import (
     BELOW_THE_BLOCKS,
     DualEncoderClassifier,
@@ -55,8 +67,8 @@ from clipsent_nb.model import (
     set_trainable,
     tower_of,
 )
-from .objective import adjust_probabilities
-from .runs import TrainConfig, resolved_model
+from .objective import adjust_probabilities, apply_temperature
+from .runs import TrainConfig, prediction_table, resolved_model
 
 # %% ../nbs/04b_features.ipynb #58a80fde
 @lru_cache(maxsize=1)
@@ -489,6 +501,26 @@ def compile_widths(compute: Callable) -> Callable:
     return torch.compile(compute, dynamic=False)
 
 # %% ../nbs/04b_features.ipynb #d0719800
+def calibrate(
+    probs: np.ndarray,  # Of the head [N, C]
+    adjustment: Mapping[str, object] | None = None,  # tau and shares for `adjust_probabilities`
+    temperature: float = 1.0,  # Above 0; 1 changes nothing
+) -> np.ndarray:
+    "Probabilities [N, C] as they are shipped: adjusted if that was asked for, then scaled by a temperature."
+    if adjustment:
+        probs = adjust_probabilities(probs, **adjustment)
+    return probs if temperature == 1 else apply_temperature(np.log(np.clip(probs, 1e-12, None)), temperature)
+
+
+def find_met_posts(
+    folder: Path | None,  # Of a model
+    posts: pd.DataFrame,  # From `refresh_content`
+) -> list[str] | None:
+    "Guids of the posts on which, or on near-copies of which, a model was trained; None if its folder lists no posts."
+    known = folder and folder / "train_posts.csv"
+    return copies_in(posts, read_table(known)) if known and known.is_file() else None
+
+# %% ../nbs/04b_features.ipynb #687f00c6
 @dataclass
 class TrainedModel:
     "The best weights of a run, ready to predict."
@@ -500,6 +532,8 @@ class TrainedModel:
     device: torch.device
     dtype: torch.dtype  # what it computes in
     adjustment: Mapping[str, object] | None = None  # tau and shares for `adjust_probabilities`, if the run asked for it
+    temperature: float = 1.0  # of its probabilities, fitted on the validation posts
+    folder: Path | None = None  # the run folder
 
     @classmethod
     @checked
@@ -527,9 +561,8 @@ class TrainedModel:
         if lacking := [name for name in names if name not in config]:
             what = f"its settings have no {first_few(lacking)}"
             raise ClipsentError(f"--weights {weights}", what, todo="give a run's best.pt")
-        model = DualEncoderClassifier(
-            load_encoder(encoder, weights=False), **{name: config[name] for name in names[:4]}
-        )
+        settings = {name: config[name] for name in (*names[:4], "labels")}
+        model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
         built = f"the head {config['head_variant']} and the encoder in {encoder}"
         load_exact(model, state, weights, built, config["labels"])
         processors = load_processors(encoder)
@@ -539,16 +572,59 @@ class TrainedModel:
             dtype = compute_dtype(str(config["precision"]), device)
         except ClipsentError:
             dtype = torch.float32
-        metrics = weights.parent / "metrics.json"
-        fitted = read_json(metrics) if config.get("logit_adjustment") and metrics.is_file() else {}
-        return cls(model.to(device).eval(), *processors, config, device, dtype, fitted.get("logit_adjustment"))
+        fitted, metrics = config.get("fitted", {}), weights.parent / "metrics.json"
+        if config.get("logit_adjustment") and not fitted and metrics.is_file():  # of an older version
+            fitted = {"adjustment": read_json(metrics).get("logit_adjustment")}
+        return cls(model.to(device).eval(), *processors, config, device, dtype, **fitted, folder=weights.parent)
 
     @property
     def processors(self) -> tuple:
         "Tokenizer and image processor."
         return self.tokenizer, self.image_processor
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        "Names of the classes, in class order [C]."
+        return self.model.labels
+
+    def encode(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> tuple[Tensor, Tensor]:
+        "Text features and image features of prepared posts, float32 [N, width]."
+        return encode(self.model, inputs, self.device, self.dtype, batch_size)
+
+    def feature_probabilities(self, features: tuple[Tensor, Tensor]) -> np.ndarray:
+        "Class probabilities [N, C] from features, adjusted and calibrated as the run says."
+        found = head_probabilities(self.model, features)
+        return calibrate(found, self.adjustment, self.temperature)
+
     def probabilities(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> np.ndarray:
-        "Class probabilities [N, C] of prepared posts, adjusted if the run asked for it."
-        found = head_probabilities(self.model, encode(self.model, inputs, self.device, self.dtype, batch_size))
-        return adjust_probabilities(found, **self.adjustment) if self.adjustment else found
+        "Class probabilities [N, C] of prepared posts."
+        return self.feature_probabilities(self.encode(inputs, batch_size))
+
+    def memory_probabilities(
+        self, texts: Sequence[str], images: Sequence, first: int = 0, batch_size: int = ENCODING_BATCH
+    ) -> np.ndarray:
+        "Class probabilities [N, C] of posts in memory; see `inputs_from_memory`."
+        return self.probabilities(
+            inputs_from_memory(texts, images, self.processors, self.config, first=first), batch_size
+        )
+
+    def read_posts(
+        self, posts: pd.DataFrame | Path, workspace: Workspace = Workspace(), where: object = "posts"
+    ) -> PairInputs:
+        "Posts of a table as this model reads them; see `load_posts`."
+        return load_posts(posts, self.processors, self.config, workspace, where)
+
+    def predict_posts(
+        self,
+        posts: pd.DataFrame | Path,  # A table with guid, text_path, image_path, and label where known; or its file
+        workspace: Workspace = Workspace(),  # Where the posts are, and how many may be left out
+        where: object = "posts",  # What messages call the table
+        batch_size: int = ENCODING_BATCH,  # Posts at a time
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The posts that can be read, and the columns of val_predictions.csv for them.
+
+        Raises ClipsentError if more posts cannot be used than the workspace allows, or for an unknown label.
+        """
+        inputs = self.read_posts(posts, workspace, where)
+        probabilities = self.probabilities(inputs, batch_size)
+        return inputs.posts, prediction_table(inputs.posts, inputs.labels, probabilities, self.labels)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 
 from clipsent_nb.batches import (
@@ -32,7 +31,6 @@ from clipsent_nb.batches import (
     settle_run,
     with_folders,
 )
-from .data import LABELS
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -451,8 +449,8 @@ def grid(
         done = (runs.state == "done").any()
         page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
     if done:
-        best = Run.load(folder / runs.folder.iloc[0]).metrics
-        warn_of_absent([label for label in LABELS if np.isnan(best.get(f"best_val_f1_{label}", 0))])
+        best = Run.load(folder / runs.folder.iloc[0])
+        warn_of_absent([label for label in best.classes if best.metrics.get(f"best_val_f1_{label}", 0) is None])
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
     columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)

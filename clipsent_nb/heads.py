@@ -123,8 +123,11 @@ def make_contender(
     """
     probabilities, predictions = [], []
     for run in runs:
-        rows, epochs = find_rows(run, posts), run.epoch_probabilities
+        rows, epochs, answers = find_rows(run, posts), run.epoch_probabilities, run.cross_fitted_answers
         probabilities.append(run.probabilities[rows])
+        if answers is not None:  # of an ensemble, whose weights were chosen too
+            predictions.append(answers[:, rows])
+            continue
         candidates = probabilities[-1][None] if epochs is None else epochs[:, rows]  # older runs kept no epochs
         predictions.append(cross_fit_answers(posts.label, candidates.argmax(axis=-1), posts.group))
     return Contender(name, np.stack(probabilities), np.stack(predictions), tuple(runs))
@@ -149,7 +152,6 @@ def read_variants(
     return posts, [make_contender(name, group, posts) for name, group in variants.items()]
 
 # %% ../nbs/06_heads.ipynb #530bf6f8
-from clipsent_nb.data import LABELS
 from clipsent_nb.objective import score
 from clipsent_nb.stats import UNCLEAR, compare_seeds, judge, mcnemar, rank_runs, seeds_interval
 
@@ -161,16 +163,17 @@ CROSS_FITTED = "cross_fitted_val_f1_macro"
 def measure(
     posts: pd.DataFrame,  # From `validation_posts`
     contender: Contender,  # On these posts
+    classes: Sequence[str],  # Their names, in the order of the ids
 ) -> dict[str, object]:
     """Scores and costs, means over seeds: val_… of the best epoch, as reported, and macro-F1 cross-fitted, with the
     interval over groups of posts and seeds, and the standard deviation of the seeds.
     """
-    scores = pd.DataFrame([score(posts.label, table) for table in contender.probabilities]).mean()
+    scores = pd.DataFrame([score(posts.label, table, classes) for table in contender.probabilities]).mean()
     honest = seeds_interval(posts.label, contender.predictions, groups=posts.group)
     names = {"mean": CROSS_FITTED, **{name: f"{CROSS_FITTED}_{name}" for name in ("low", "high", "sd")}}
     row = {f"val_{name}": scores[name] for name in MAIN_SCORES} | {"seeds": len(contender.runs)}
     row |= {column: honest[name] for name, column in names.items()}
-    row |= {f"val_{name}": scores[name] for name in (*(f"f1_{label}" for label in LABELS), "ece")}
+    row |= {f"val_{name}": scores[name] for name in (*(f"f1_{label}" for label in classes), "ece")}
     costs = {name: np.mean([run.metrics[name] for run in contender.runs]) for name in RUN_COSTS if contender.runs}
     return row | {"leaked": contender.leaked} | costs
 
@@ -181,7 +184,8 @@ def summarise(
     column: str,  # What distinguishes them
 ) -> pd.DataFrame:
     "One row per contender, the highest cross-fitted macro-F1 first."
-    table = pd.DataFrame([{column: contender.name} | measure(posts, contender) for contender in contenders])
+    rows = [{column: one.name} | measure(posts, one, one.runs[0].classes) for one in contenders]
+    table = pd.DataFrame(rows)
     return table.sort_values(CROSS_FITTED, ascending=False, ignore_index=True)
 
 # %% ../nbs/06_heads.ipynb #29dcde7b
@@ -298,7 +302,8 @@ def compare_variants(
     values = {"project_root": str(base.project_root), "folder": str(folder)}
     page = execute(template, folder, values) if report and done else None
     if done:
-        warn_of_absent(absent_classes(Run.load(folder / runs.folder.iloc[0]).labels))
+        best = Run.load(folder / runs.folder.iloc[0])
+        warn_of_absent(absent_classes(best.labels, best.classes))
     table = summarise(*read_variants(folder, prefix), column) if done else runs
     columns = [column, CROSS_FITTED, f"{CROSS_FITTED}_low", f"{CROSS_FITTED}_high", "val_f1_macro", "val_acc", "seeds"]
     return write_comparison(table, runs, folder / f"{folder.name}.csv", columns, page)

@@ -31,18 +31,10 @@ from clipsent_nb.caches import (
     worker_count,
 )
 from .cleaning import active_rules, clean_text
-from clipsent_nb.data import (
-    LABELS,
-    Problem,
-    find_copies,
-    in_threads,
-    post_file,
-    read_split,
-    settle_problems,
-    with_content,
-)
+from .data import Problem, find_copies, in_threads, post_file, read_split, settle_problems, with_content
 from .decoding import LONGEST_TEXT, open_image, read_text
 from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_count, write_csv
+from .labels import LABELS
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7
 def bucketed_batches(
@@ -125,19 +117,20 @@ class Padding:
 
 # %% ../nbs/01_inputs.ipynb #a042a463
 def label_numbers(
-    labels: Sequence[object],  # Names from `LABELS`; "" or missing: unlabelled
+    labels: Sequence[object],  # Names of classes; "" or missing: unlabelled
     guids: Sequence[str],  # Their names in messages
+    classes: Sequence[str] = LABELS,  # The names of all classes, in their order
 ) -> np.ndarray:
-    """Positions in `LABELS`, -1 where unlabelled: int64 [N].
+    """Positions among the classes, -1 where unlabelled: int64 [N].
 
-    Raises ClipsentError for an unknown label.
+    Raises ClipsentError for a label that is none of the classes.
     """
     numbers = []
     for label, guid in zip(labels, guids, strict=True):
         missing = label is None or label == "" or label != label
-        if not missing and label not in LABELS:
-            raise ClipsentError(f"guid {guid}", f"unknown label {label!r}", todo=f"use {', '.join(LABELS)} or nothing")
-        numbers.append(-1 if missing else LABELS.index(label))
+        if not missing and label not in classes:
+            raise ClipsentError(f"guid {guid}", f"unknown label {label!r}", todo=f"use {', '.join(classes)} or nothing")
+        numbers.append(-1 if missing else classes.index(label))
     return np.array(numbers, dtype=np.int64)
 
 # %% ../nbs/01_inputs.ipynb #358c07bf
@@ -153,6 +146,7 @@ class PairInputs:
     image_keys: list[str]  # a digest of each picture
     preprocessor: ImagePreprocessor
     padding: Padding
+    classes: tuple[str, ...] = LABELS  # the names of all classes, in the order of the ids
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -267,7 +261,8 @@ def inputs_from_memory(
     keys, posts = [digest(row.tobytes()) for row in pixels], pd.DataFrame({"guid": map(str, range(len(texts)))})
     pixels = np.stack(pixels) if pixels else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
     labels, padding = np.full(len(texts), -1, dtype=np.int64), Padding.of(tokenizer, limit)
-    return PairInputs(posts, labels, tokens, pixels, np.arange(len(texts)), keys, preprocessor, padding)
+    rows, classes = np.arange(len(texts)), tuple(switches.get("labels", LABELS))
+    return PairInputs(posts, labels, tokens, pixels, rows, keys, preprocessor, padding, classes)
 
 # %% ../nbs/01_inputs.ipynb #4b0992a9
 def find_files(
@@ -331,7 +326,7 @@ def load_tokens(
 def load_posts(
     posts: pd.DataFrame | Path,  # A table with guid, text_path, image_path, and label where known; or its file
     processors: tuple[Any, Any],  # The encoder's tokenizer and image processor
-    switches: Mapping[str, object],  # Cleaning switches; see `active_rules`
+    switches: Mapping[str, object],  # Of a run: cleaning switches, see `active_rules`, and labels; default: `LABELS`
     workspace: Workspace = Workspace(),  # Where the posts are, and how many may be left out
     where: object = "posts",  # What messages call the table
 ) -> PairInputs:
@@ -352,10 +347,11 @@ def load_posts(
 
     good = np.flatnonzero((text_rows >= 0) & (rows >= 0))
     kept = readable.iloc[good].reset_index(drop=True)
-    labels = label_numbers(kept.label if "label" in kept else [""] * len(kept), kept.guid)
+    classes = tuple(switches.get("labels", LABELS))
+    labels = label_numbers(kept.label if "label" in kept else [""] * len(kept), kept.guid, classes)
     tokens, keys = tokens.take(text_rows[good]), [keys[i] for i in good]
     padding = Padding.of(processors[0], text_limit(processors[0]))
-    return PairInputs(kept, labels, tokens, store.table.values, rows[good], keys, preprocessor, padding)
+    return PairInputs(kept, labels, tokens, store.table.values, rows[good], keys, preprocessor, padding, classes)
 
 # %% ../nbs/01_inputs.ipynb #bd397266
 from . import __version__

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HeadVariant', 'HIDDEN', 'WEIGHTS_FORMAT', 'load_encoder', 'load_processors', 'text_features', 'image_features',
-           'check_encoder', 'SentimentHead', 'DualEncoderClassifier', 'save_weights', 'read_weights', 'load_exact']
+           'check_encoder', 'SentimentHead', 'DualEncoderClassifier', 'save_weights', 'write_weights', 'read_weights',
+           'load_exact']
 
 # %% ../nbs/02_model.ipynb #1e714e08
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .data import LABELS
 from .decoding import MALFORMED
 from .files import ClipsentError, atomic_write, first_few
 from .hub import FileStamps, stamp_files
+from .labels import LABELS
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
@@ -595,9 +596,17 @@ def save_weights(
     config: Mapping[str, object],  # Plain values only: text, numbers, booleans, None and lists of them
 ) -> None:
     "Write weights and configuration, to which the labels are added, atomically."
-    content = {"model_state": merged_state(model), "config": {**config, "labels": list(model.labels)}}
+    write_weights(path, merged_state(model), {**config, "labels": list(model.labels)})
+
+
+def write_weights(
+    path: Path,  # The file to write
+    state: Mapping[str, Tensor],  # Of a model
+    config: Mapping[str, object],  # Plain values, the labels among them
+) -> None:
+    "Write weights and configuration, which `read_weights` reads, atomically."
     with atomic_write(path, "wb") as file:
-        torch.save(content | {"format": WEIGHTS_FORMAT}, file)
+        torch.save({"model_state": dict(state), "config": dict(config), "format": WEIGHTS_FORMAT}, file)
 
 # %% ../nbs/02_model.ipynb #7264b0c4
 import pickle

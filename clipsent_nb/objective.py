@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .data import LABELS
 from .files import ClipsentError
+from .labels import LABELS, MOST_CLASSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,11 +40,10 @@ def class_weights(
     Raises ClipsentError if a class has no posts.
     """
     rows = torch.as_tensor(np.asarray(counts, dtype=float))
-    names = LABELS if len(rows) == len(LABELS) else [f"class {i}" for i in range(len(rows))]
-    empty = [name for name, count in zip(names, rows.tolist(), strict=True) if not count > 0]
+    empty = [str(i) for i, count in enumerate(rows.tolist()) if not count > 0]
     if empty:
         raise ClipsentError(
-            f"no training posts with label {', '.join(empty)}",
+            f"no training posts of class {', '.join(empty)}, counted from 0",
             "a loss cannot be weighted for a class without rows",
             todo="check the label column of the training split",
         )
@@ -162,20 +161,29 @@ def make_loss(
     return {"ce": ce, "focal": focal, "cb": cb, "combo": combo}[name]
 
 # %% ../nbs/03_objective.ipynb #9c9ba399
+def class_names(
+    *ids: ArrayLike,  # Class ids [...]
+) -> list[str]:
+    "Numbers as names of as many classes as the ids need."
+    return [str(number) for number in range(1 + max(int(np.max(part)) for part in ids))]
+
+
 def check_ids(
     values: ArrayLike,  # Class ids [N]
     name: str,  # What to call them in an error
     rows: int | None = None,  # The length they must have
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = LABELS,  # Names of the classes, in class order [C]; None: any number of classes
 ) -> np.ndarray:
     "Class ids as integers [N]; raises ClipsentError with the first row that is none."
     ids = np.asarray(values)
     if ids.ndim != 1 or len(ids) == 0 or len(ids) != (rows or len(ids)):
         raise ClipsentError(name, f"must be a list of {rows or 'one or more'} class ids, got shape {ids.shape}")
-    known = np.isin(ids, np.arange(len(labels)))
+    names = class_names(range(MOST_CLASSES)) if labels is None else labels
+    known = np.isin(ids, np.arange(len(names)))
     if not known.all():
         row = int(np.argmin(known))
-        what = f"{ids.tolist()[row]!r} is not a class id (0 to {len(labels) - 1} for {', '.join(labels)})"
+        meant = "" if labels is None else f" for {', '.join(labels)}"
+        what = f"{ids.tolist()[row]!r} is not a class id (0 to {len(names) - 1}{meant})"
         raise ClipsentError(f"{name}, row {row}", what)
     return ids.astype(int)
 
@@ -183,12 +191,13 @@ def check_ids(
 def check_probabilities(
     probs: ArrayLike,  # Probabilities [N, C]
     rows: int,  # The number of rows they must have
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: any number of classes
 ) -> np.ndarray:
     "Probabilities as float64 rows that sum to 1 [N, C]; raises ClipsentError with the first row that is wrong."
     table = np.asarray(probs, dtype=float)
-    if table.shape != (rows, len(labels)):
-        what = f"must have shape ({rows}, {len(labels)}), a row per post and a column per label, got {table.shape}"
+    columns = table.shape[-1] if labels is None and table.ndim == 2 else len(labels or LABELS)
+    if table.shape != (rows, columns):
+        what = f"must have shape ({rows}, {columns}), a row per post and a column per label, got {table.shape}"
         raise ClipsentError("probs", what)
     sums = table.sum(axis=1)
     usable = (table >= 0).all(axis=1) & (np.abs(sums - 1) < 0.01)
@@ -204,15 +213,14 @@ def reliability_table(
     y_true: ArrayLike,  # Class ids [N]
     probs: ArrayLike,  # Probabilities [N, C]
     bins: int = 15,  # Number of equal bins of confidence between 0 and 1
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
 ) -> pd.DataFrame:
     """Confidence beside accuracy, a row per bin of confidence: low, high, rows, confidence, accuracy, gap.
 
     A bin without posts has 0 rows and NaN. Raises ClipsentError for ids or probabilities that are none.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
-    y_true = check_ids(y_true, "y_true", labels=labels)
-    probs = check_probabilities(probs, len(y_true), labels)
+    probs = check_probabilities(probs, np.size(y_true))
+    y_true = check_ids(y_true, "y_true", labels=class_names(probs.shape[1] - 1))
     edges = np.linspace(0, 1, bins + 1)
     posts = pd.DataFrame({"confidence": probs.max(axis=1), "right": probs.argmax(axis=1) == y_true})
     grouped = posts.groupby(pd.cut(posts.confidence, edges, labels=False))
@@ -226,14 +234,13 @@ def expected_calibration_error(
     y_true: ArrayLike,  # Class ids [N]
     probs: ArrayLike,  # Probabilities [N, C]
     bins: int = 15,  # Number of equal bins of confidence between 0 and 1
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
 ) -> float:
     """The mean distance between confidence and accuracy: 0 is calibrated, 1 the worst.
 
     Raises ClipsentError for ids or probabilities that are none.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
-    table = reliability_table(y_true, probs, bins, labels)
+    table = reliability_table(y_true, probs, bins)
     return float((table.rows * table.gap.abs()).sum() / table.rows.sum())
 
 # %% ../nbs/03_objective.ipynb #91424fb6
@@ -316,7 +323,7 @@ def score(
     return score_answers(y_true, probs.argmax(axis=1), labels) | {
         "nll": float(log_loss(y_true, probs, labels=classes)),
         "brier": float(brier_score_loss(y_true, probs, labels=classes, scale_by_half=False)),
-        "ece": expected_calibration_error(y_true, probs, labels=labels),
+        "ece": expected_calibration_error(y_true, probs),
     }
 
 # %% ../nbs/03_objective.ipynb #c7881473
@@ -331,14 +338,16 @@ def plot_confusion(
     import seaborn as sns
     from sklearn.metrics import confusion_matrix
 
-    axis = axis or plt.subplots(figsize=(4.6, 3.6))[1]
+    wide = max(0, len(labels) - 5) / 2  # inches more than for a few classes
+    axis = axis or plt.subplots(figsize=(4.6 + wide, 3.6 + wide))[1]
     y_true = check_ids(y_true, "y_true", labels=labels)
     y_pred = check_ids(y_pred, "y_pred", len(y_true), labels)
     counts = confusion_matrix(y_true, y_pred, labels=range(len(labels)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     texts = [f"{count}\n{share:.0%}" for count, share in zip(counts.flat, shares.flat, strict=True)]
     names = dict(xticklabels=labels, yticklabels=labels, cbar_kws={"label": "share of the true class"})
-    sns.heatmap(shares, annot=np.reshape(texts, shares.shape), fmt="", vmin=0, vmax=1, cmap="Blues", ax=axis, **names)
+    texts = np.reshape(texts, shares.shape) if len(labels) <= 12 else False
+    sns.heatmap(shares, annot=texts, fmt="", vmin=0, vmax=1, cmap="Blues", ax=axis, **names)
     axis.set(xlabel="predicted class", ylabel="true class")
     return axis
 
@@ -388,8 +397,7 @@ def fit_temperature(
         got = f"got shape {scores.shape} with {(~np.isfinite(scores)).sum()} values not finite"
         todo = "clip probabilities above 0 before the logarithm"
         raise ClipsentError("logits", f"must be finite, a row per post and a column per class; {got}", todo=todo)
-    classes = LABELS if scores.shape[1] == len(LABELS) else [str(i) for i in range(scores.shape[1])]
-    ids = check_ids(y_true, "y_true", len(scores), classes)
+    ids = check_ids(y_true, "y_true", len(scores), class_names(scores.shape[1] - 1))
 
     def nll(log_temperature: float) -> float:
         return -log_softmax(scores / np.exp(log_temperature), axis=1)[np.arange(len(ids)), ids].mean()
@@ -435,7 +443,8 @@ def fit_adjustment(
     Raises ClipsentError for ids that are none.
     """
     answers = (adjust_probabilities(probs, shares, tau).argmax(axis=1) for tau in TAUS)
-    scores = [score_answers(y_true, answer)["f1_macro"] for answer in answers]
+    classes = class_names(len(shares) - 1)
+    scores = [score_answers(y_true, answer, classes)["f1_macro"] for answer in answers]
     return float(TAUS[int(np.argmax(scores))])
 
 # %% ../nbs/03_objective.ipynb #3777ee31
@@ -444,19 +453,18 @@ def plot_reliability(
     probs: ArrayLike,  # Probabilities [N, C]
     bins: int = 15,  # Number of equal bins of confidence between 0 and 1
     axis: "Axes | None" = None,  # Where to draw; a new figure when None
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
 ) -> "Axes":
     "A reliability diagram: accuracy against confidence, with Wilson intervals."
     import matplotlib.pyplot as plt
     import seaborn as sns
 
     axis = axis or plt.subplots(figsize=(4, 4))[1]
-    table = reliability_table(y_true, probs, bins, labels).query("rows > 0")
+    table = reliability_table(y_true, probs, bins).query("rows > 0")
     right = (table.accuracy * table.rows).round().astype(int)
     low, high = np.transpose([wilson_interval(*pair) for pair in zip(right, table.rows, strict=True)])
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     axis.vlines(table.confidence, low, high, color="C0", alpha=0.5)
     sns.scatterplot(table, x="confidence", y="accuracy", size="rows", sizes=(15, 120), ax=axis)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence (mean of the bin)", ylabel="accuracy (share right)")
-    axis.set_title(f"ECE {expected_calibration_error(y_true, probs, bins, labels):.3f}")
+    axis.set_title(f"ECE {expected_calibration_error(y_true, probs, bins):.3f}")
     return axis

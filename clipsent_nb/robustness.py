@@ -21,7 +21,7 @@ from .files import ClipsentError, Workspace, settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from .files import AtLeastOne, Listing, ModelName, Seed, checked, first_few
-from .objective import absent_classes, warn_of_absent
+from .objective import absent_classes, class_names, warn_of_absent
 
 # %% ../nbs/08_robustness.ipynb #5a5bfd99
 def list_conditions(
@@ -74,8 +74,9 @@ from functools import cached_property
 
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import LONGEST_TEXT, read_text
-from clipsent_nb.features import TrainedModel, autocast, encode, head_probabilities
-from clipsent_nb.inputs import PairInputs, load_posts, refresh_content
+from clipsent_nb.features import TrainedModel, autocast
+from clipsent_nb.inputs import PairInputs, refresh_content
+from clipsent_nb.members import load_model, need_single
 
 
 @dataclass
@@ -95,9 +96,7 @@ class Probe:
     @cached_property
     def clean(self) -> tuple[Tensor, Tensor]:
         "Text features and image features of the posts as they are, float32 [N, width] each."
-        return encode(
-            self.trained.model, self.inputs, self.trained.device, self.trained.dtype, self.settings.batch_size
-        )
+        return self.trained.encode(self.inputs, self.settings.batch_size)
 
 # %% ../nbs/08_robustness.ipynb #e5cf810b
 def load_probe(
@@ -111,12 +110,13 @@ def load_probe(
 
     Raises ClipsentError if model or split is unusable, a post has no label, or too many posts cannot be used.
     """
-    trained = TrainedModel.load(weights, workspace, model_name)
+    trained = load_model(weights, workspace, model_name)
+    need_single(trained, "robustness")
     split = workspace.resolve(val_csv or str(trained.config["val_csv"]))
     posts = refresh_content(read_split(split), workspace, split)
     if bare := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(split, f"no label for guid {first_few(bare)}", todo="give posts with labels")
-    return Probe(trained, load_posts(posts, trained.processors, trained.config, workspace, split), settings)
+    return Probe(trained, trained.read_posts(posts, workspace, split), settings)
 
 # %% ../nbs/08_robustness.ipynb #90862fd1
 from clipsent_nb.corruptions import corrupt_pixels
@@ -181,7 +181,7 @@ def encode_empty_post(
     flat = torch.tensor(preprocessor.mean).view(3, 1, 1).expand(3, *preprocessor.size) / preprocessor.scale
     picture = Image.fromarray(flat.round().byte().permute(1, 2, 0).numpy())
     empty = inputs_from_memory([""], [picture], trained.processors, trained.config)
-    return encode(trained.model, empty, trained.device, trained.dtype)
+    return trained.encode(empty)
 
 # %% ../nbs/08_robustness.ipynb #505e0ba8
 import random
@@ -223,20 +223,11 @@ def predict_condition(
         text = encode_damaged_texts(probe, name, severity)
     elif severity and name in PAIRING_CORRUPTIONS:
         text, image = encode_broken_pairs(probe, name, severity)
-    return head_probabilities(model, (text, image)).argmax(axis=1)
+    return probe.trained.feature_probabilities((text, image)).argmax(axis=1)
 
 # %% ../nbs/08_robustness.ipynb #eb3836e3
+from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import read_table
-from clipsent_nb.inputs import copies_in
-
-
-def find_met_posts(
-    run_folder: Path,  # Of the weights
-    posts: pd.DataFrame,  # Posts to test on, from `refresh_content`
-) -> list[str] | None:
-    "Guids of the posts on which, or on near-copies of which, a model was trained; None if its run folder lists no posts."
-    known = run_folder / "train_posts.csv"
-    return copies_in(posts, read_table(known)) if known.is_file() else None
 
 
 def describe_met_posts(
@@ -263,7 +254,8 @@ def score_row(
     groups: Sequence[str],  # Of near-copies, one per post
 ) -> dict[str, float]:
     "The scores of some predictions, with the 95 % interval of macro-F1."
-    scores, interval = score_answers(labels, predicted), seeds_interval(labels, predicted, groups=groups)
+    scores = score_answers(labels, predicted, class_names(labels, predicted))
+    interval = seeds_interval(labels, predicted, groups=groups)
     names = ("acc", "f1_macro", "precision_macro", "recall_macro")
     return {**{f"val_{name}": scores[name] for name in names}, "low": interval["low"], "high": interval["high"]}
 
@@ -419,7 +411,6 @@ def predictions_file(
     return folder / f"predictions-{digest(repr(parts).encode())[:12]}.csv"
 
 # %% ../nbs/08_robustness.ipynb #a779c45b
-from clipsent_nb.data import LABELS
 from clipsent_nb.files import progress_bar, write_csv
 
 
@@ -431,18 +422,18 @@ def predict_conditions(
 
     Raises ClipsentError if the file is damaged.
     """
-    table = pd.DataFrame({"guid": probe.inputs.guids})
+    table, classes = pd.DataFrame({"guid": probe.inputs.guids}), probe.inputs.classes
     if path.is_file():
         kept = read_table(path, ["guid"], todo="delete it")
-        if kept.guid.tolist() != probe.inputs.guids or not kept.drop(columns="guid").isin(LABELS).all(axis=None):
+        if kept.guid.tolist() != probe.inputs.guids or not kept.drop(columns="guid").isin(classes).all(axis=None):
             raise ClipsentError(path, "damaged", todo="delete it")
         table = kept
     columns = {condition: "{}_{}".format(*condition) for condition in probe.settings.conditions}
     lacking = {condition: column for condition, column in columns.items() if column not in table}
     for condition, column in progress_bar(lacking.items(), "conditions", unit="condition"):
-        table[column] = [LABELS[i] for i in predict_condition(probe, *condition)]
+        table[column] = [classes[i] for i in predict_condition(probe, *condition)]
         write_csv(table, path)
-    return {condition: table[column].map(LABELS.index).to_numpy() for condition, column in columns.items()}
+    return {condition: table[column].map(classes.index).to_numpy() for condition, column in columns.items()}
 
 # %% ../nbs/08_robustness.ipynb #9c4d17de
 def gather_metrics(
@@ -533,7 +524,7 @@ def robustness(
     weights = workspace.resolve(weights)
     weights = weights / "best.pt" if weights.is_dir() else weights
     labels, groups = probe.inputs.labels, probe.inputs.groups
-    warn_of_absent(absent_classes(labels))
+    warn_of_absent(absent_classes(labels, probe.inputs.classes))
     with locked(folder, "--output-dir"):
         predictions = predict_conditions(probe, predictions_file(probe, weights, folder))
         conditions, summary = score_drops(labels, predictions, groups)

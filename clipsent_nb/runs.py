@@ -28,7 +28,7 @@ import torch
 from pydantic import BeforeValidator, Field
 
 import clipsent_nb
-from .data import LABELS, read_split
+from .data import read_split
 from clipsent_nb.files import (
     ClipsentError,
     ModelName,
@@ -50,8 +50,9 @@ from clipsent_nb.files import (
 )
 from .hub import cached_encoder, encoder_identity
 from .inputs import content_fingerprint, find_files
+from .labels import LABELS, find_labels
 from .model import Blocks, HeadVariant, Pooling
-from .objective import LossName, Weighting, absent_classes, describe_absent
+from .objective import LossName, Weighting, absent_classes, adjust_probabilities, describe_absent
 
 # %% ../nbs/04a_runs.ipynb #9ec16975
 Count = Annotated[int, Field(ge=0)]
@@ -281,7 +282,9 @@ def identity(config: TrainConfig) -> dict[str, object]:
         values[name] = values[name] if folder is None else encoder_identity(folder)
     if joined:
         values["model_name"] = "joined"
-    return values | {f"content of {name}": posts_fingerprint(config, name) for name in ("train_csv", "val_csv")}
+    values |= {f"content of {name}": posts_fingerprint(config, name) for name in ("train_csv", "val_csv")}
+    labels = find_labels(config.resolve(config.train_csv))
+    return values if labels == LABELS else values | {"labels": list(labels)}
 
 
 def differing(own: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
@@ -459,19 +462,20 @@ def decide_resume(
 
 # %% ../nbs/04a_runs.ipynb #d91c4e55
 def prediction_table(
-    posts: pd.DataFrame,  # guid and group of each post
-    labels: np.ndarray,  # Class ids, int [N]; -1 where unknown
+    posts: pd.DataFrame,  # guid of each post, and group if known
+    labels: Sequence[int],  # Class ids [N]; -1 where unknown
     probabilities: np.ndarray,  # [N, C]
+    classes: Sequence[str],  # Their names, in the order of the ids [C]
 ) -> pd.DataFrame:
     "The columns of val_predictions.csv; true_label is empty where it is unknown."
     probabilities = np.asarray(probabilities, dtype=np.float64)
     table = pd.DataFrame(
         {
             "guid": posts.guid.to_numpy(),
-            "true_label": [LABELS[label] if label >= 0 else "" for label in labels],
-            "pred_label": [LABELS[label] for label in probabilities.argmax(axis=1)],
+            "true_label": [classes[label] if label >= 0 else "" for label in labels],
+            "pred_label": [classes[label] for label in probabilities.argmax(axis=1)],
             "confidence": probabilities.max(axis=1),
-            **{f"p_{label}": probabilities[:, i] for i, label in enumerate(LABELS)},
+            **{f"p_{label}": probabilities[:, i] for i, label in enumerate(classes)},
         }
     )
     return table.assign(group=(posts.group if "group" in posts else posts.guid).to_numpy())
@@ -479,13 +483,15 @@ def prediction_table(
 
 def read_predictions(
     path: Path | str,  # A file with the columns of `prediction_table`; group may be missing
+    labels: Sequence[str] = (),  # Classes of which it must have the probabilities
 ) -> pd.DataFrame:
     """Predictions with numbers as numbers and names as text; without a group, each post is alone.
 
     Raises ClipsentError if the file is missing or no such table.
     """
-    numbers = ["confidence", *(f"p_{label}" for label in LABELS)]
-    table = read_table(path, ["guid", "true_label", "pred_label", *numbers], "give a run's val_predictions.csv")
+    needed = ["guid", "true_label", "pred_label", "confidence"]
+    table = read_table(path, [*needed, *(f"p_{label}" for label in labels)], "give a run's val_predictions.csv")
+    numbers = ["confidence", *(name for name in table if name.startswith("p_"))]
     try:
         table[numbers] = table[numbers].astype(float)
     except ValueError as error:
@@ -521,24 +527,39 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        "The best epoch's prediction for each validation post."
-        return read_predictions(self.folder / "val_predictions.csv")
+        "The prediction for each validation post, as the run ships it: by the best epoch, adjusted and calibrated."
+        return read_predictions(self.folder / "val_predictions.csv", self.classes)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        "The names of the classes, in the order of the ids; runs of older versions have the default ones."
+        return tuple(self.config.get("labels", LABELS))
 
     @property
     def labels(self) -> np.ndarray:
         "Class ids of the validation posts, int [N]."
-        return self.predictions.true_label.map(LABELS.index).to_numpy()
+        return self.predictions.true_label.map(self.classes.index).to_numpy()
 
     @property
     def probabilities(self) -> np.ndarray:
-        "The best epoch's probabilities for the validation posts, [N, C]."
-        return self.predictions[[f"p_{label}" for label in LABELS]].to_numpy()
+        "The shipped probabilities for the validation posts, [N, C]."
+        return self.predictions[[f"p_{label}" for label in self.classes]].to_numpy()
 
     @property
     def epoch_probabilities(self) -> np.ndarray | None:
-        "The probabilities of every epoch for the validation posts, [epochs, N, C]; None in runs of older versions."
-        path = self.folder / "val_epochs.npy"
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        """The probabilities of every epoch for the validation posts, [epochs, N, C]; None in runs of older versions.
+
+        They are adjusted if the run asked for it, and not scaled by its temperature.
+        """
+        path, adjustment = self.folder / "val_epochs.npy", self.metrics.get("logit_adjustment")
+        epochs = np.load(path, allow_pickle=False) if path.is_file() else None
+        return epochs if epochs is None or not adjustment else adjust_probabilities(epochs, **adjustment)
+
+    @property
+    def cross_fitted_answers(self) -> np.ndarray | None:
+        "Class ids of an ensemble for the validation posts, each by weights that other posts chose; None of a run."
+        path = self.folder / "val_cross_fitted.npy"
+        return np.load(path, allow_pickle=False).astype(int) if path.is_file() else None
 
     @property
     def train_posts(self) -> pd.DataFrame | None:
@@ -553,8 +574,8 @@ class Run:
 def describe_run(run: Run) -> str:
     "What a finished run has reached, in a few lines."
     metrics = run.metrics
-    (low, high), absent = metrics["best_val_f1_macro_interval"], absent_classes(run.labels)
-    by_class = {label: f"{metrics[f'best_val_f1_{label}']:.3f}" for label in LABELS if label not in absent}
+    (low, high), absent = metrics["best_val_f1_macro_interval"], absent_classes(run.labels, run.classes)
+    by_class = {label: f"{metrics[f'best_val_f1_{label}']:.3f}" for label in run.classes if label not in absent}
     lines = [f"validation macro-F1 {metrics['best_val_f1_macro']:.4f}, accuracy {metrics['best_val_acc']:.4f}"]
     lines[0] += f", {metrics['val_posts']} posts (95 % interval of macro-F1 {low:.3f} to {high:.3f})"
     if "cross_fitted_val_f1_macro" in metrics:
@@ -564,8 +585,15 @@ def describe_run(run: Run) -> str:
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
         f"{metrics['pairs_per_sec']:.3g} pairs/s",
-        "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in LABELS),
+        "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in run.classes),
     ]
+    if metrics.get("temperature", 1.0) != 1.0:
+        names = (("log loss", "nll"), ("calibration error", "ece"))
+        gains = (
+            f"{title} {metrics[f'best_val_{key}']:.3f} to {metrics[f'calibrated_val_{key}']:.3f}"
+            for title, key in names
+        )
+        lines.append(f"confidence scaled by temperature {metrics['temperature']:.2f}: {', '.join(gains)}, cross-fitted")
     if absent:
         lines.append(describe_absent(absent))
     if run.found:

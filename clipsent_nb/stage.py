@@ -259,14 +259,14 @@ def refuse_lacking(plan: Plan) -> None:
             what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
             raise ClipsentError(where, what, todo=todo)
     posts = plan.workspace.posts_root / values.get("test_file", "test_without_label.txt")
-    if plan.name == "predict" and not posts.is_file():
+    if plan.name == "predict" and values.get("test_file") != TEST and not posts.is_file():
         raise ClipsentError(where, f"needs {posts}", todo="put it there, or leave the step out with --skip predict")
 
 # %% ../nbs/13_stage.ipynb #b0000016
 from contextlib import suppress
 
 from clipsent_nb.caches import file_digests
-from clipsent_nb.data import LISTS, post_file
+from clipsent_nb.data import LISTS, VOTES, post_file
 from clipsent_nb.files import digest, read_table
 
 
@@ -276,7 +276,7 @@ def table_digest(
 ) -> str:
     "A digest of a file, and of the texts and pictures that it names."
     content, files = path.read_bytes(), []
-    if b"_path" in content.partition(b"\n")[0]:
+    if path.suffix == ".csv" and b"_path" in content.partition(b"\n")[0]:
         table = read_table(path)
         for name in [name for column in ("text_path", "image_path") if column in table for name in table[column]]:
             with suppress(ClipsentError):  # the step itself says that it leads out of the data root
@@ -290,7 +290,16 @@ def digest_content(files: list[Path], workspace: Workspace) -> bytes:
     return "\n".join(f"{path.name} {one}" for path, one in zip(files, found, strict=True)).encode()
 
 
-NAMED = ("weights", "csv", "val_csv", "split_csv", "test_file", "run", "runs")  # settings that say where to start from
+NAMED = (
+    "table",
+    "weights",
+    "csv",
+    "val_csv",
+    "split_csv",
+    "test_file",
+    "run",
+    "runs",
+)  # settings that say where to start from
 
 
 def find_named(plan: Plan) -> dict[str, Path]:
@@ -316,7 +325,9 @@ def step_inputs(plan: Plan) -> dict[str, str]:
     inputs = {name: table_digest(path, workspace) for name, path in (tables | find_named(plan)).items()}
     if plan.name == "splits":
         files = sorted(path for path in (posts / "data").glob("*") if path.is_file())
-        inputs["posts"] = digest(digest_content([*files, *(posts / file for file in LISTS.values())], workspace))
+        inputs["posts"] = digest(
+            digest_content([*files, *(posts / file for file in (*LISTS.values(), VOTES))], workspace)
+        )
     return inputs
 
 # %% ../nbs/13_stage.ipynb #b0000019

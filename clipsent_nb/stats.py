@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNCLEAR', 'NOT_JUDGED', 'seeds_interval', 'compare_means', 'compare_seeds', 'verdict', 'adjust_p', 'judge', 'mcnemar',
-           'cross_fit_answers', 'cross_fit_epoch', 'selection_optimism', 'rank_runs']
+           'halve_groups', 'cross_fit_answers', 'cross_fit_epoch', 'selection_optimism', 'rank_runs']
 
 # %% ../nbs/03a_stats.ipynb #35fb8f84
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .data import LABELS
 from .files import ClipsentError
-from .objective import check_ids, metrics_from_counts
+from .objective import check_ids, class_names, metrics_from_counts
 
 # %% ../nbs/03a_stats.ipynb #bc8ae2c8
 def group_numbers(
@@ -65,7 +64,7 @@ def jackknife(
     answers: ArrayLike,  # Class ids from one or more runs [..., N]
     metric: str = "f1_macro",  # A key of `metrics_from_counts`
     groups: ArrayLike | None = None,  # Posts with one label are left out together [N]; None: each alone
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
     name: str = "answers",  # What to call them in an error
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [...], and how each group of posts shifts them [..., G], scaled so that squared shifts sum to a variance.
@@ -77,8 +76,10 @@ def jackknife(
     y_true, answers = check_ids(y_true, "y_true", labels=labels), np.asarray(answers)
     group = group_numbers(groups, len(y_true))
     scores, shifts = [], []
-    for row in answers.reshape(-1, answers.shape[-1]):
-        counts = group_counts(y_true, check_ids(row, name, len(y_true), labels), group, len(labels))
+    rows = [check_ids(row, name, len(y_true), labels) for row in answers.reshape(-1, answers.shape[-1])]
+    labels = labels or class_names(y_true, *rows)
+    for row in rows:
+        counts = group_counts(y_true, row, group, len(labels))
         scores.append(pick_metric([count.sum(axis=0) for count in counts], metric, labels))
         without = pick_metric([count.sum(axis=0) - count for count in counts], metric, labels)
         shifts.append((without.mean() - without) * np.sqrt(1 - 1 / len(without)))
@@ -152,7 +153,7 @@ def answers_mean(
     answers: ArrayLike,  # Class ids [N], [seeds, N] or [seeds, versions, N]
     metric: str = "f1_macro",  # A key of `metrics_from_counts`
     groups: ArrayLike | None = None,  # Posts with one label count as one draw [N]; None: each post does
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
     name: str = "answers",  # What to call them in an error
 ) -> SeedMean:
     "The mean score over seeds; raises ClipsentError for ids that are none or an unknown metric."
@@ -171,7 +172,7 @@ def seeds_interval(
     metric: str = "f1_macro",  # A key of `metrics_from_counts`
     groups: ArrayLike | None = None,  # Posts with one label count as one draw [N]; None: each post does
     level: float = 0.95,  # Confidence level
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> dict[str, float]:
     """A metric's mean over seeds: mean, low, high, sd (over seeds, NaN below two), seeds, groups.
 
@@ -207,7 +208,7 @@ def compare_seeds(
     metric: str = "f1_macro",  # A key of `metrics_from_counts`
     groups: ArrayLike | None = None,  # Posts with one label count as one draw [N]; None: each post does
     level: float = 0.95,  # Confidence level
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> dict[str, float]:
     """How much better a is than b on average over seeds: difference, low, high, p (two-sided), seeds, groups.
 
@@ -272,7 +273,7 @@ def mcnemar(
     pred_a: ArrayLike,  # Class ids from the first model [N]
     pred_b: ArrayLike,  # Class ids from the second on the same posts [N]
     groups: ArrayLike | None = None,  # Posts with one label count as one coin [N]; None: each post does
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> dict[str, int | float]:
     """Whether two models differ in accuracy: posts that only_a or only_b got right, and p (exact, two-sided).
 
@@ -294,6 +295,23 @@ def mcnemar(
     return {"only_a": int((lead > 0).sum()), "only_b": int((lead < 0).sum()), "p": float(min(p, 1.0))}
 
 # %% ../nbs/03a_stats.ipynb #fc11a7f4
+def halve_groups(
+    groups: ArrayLike | None,  # Posts with one label stay in one half [N]; None: each post alone
+    rows: int,  # The number of posts
+    halvings: int = 10,  # Random halvings
+    seed: int = 0,  # Of the halvings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each post's group [N], and which groups are in the first half [halvings, G].
+
+    Raises ClipsentError for fewer than two groups.
+    """
+    group, random = group_numbers(groups, rows), np.random.default_rng(seed)
+    size = group.max() + 1
+    if size < 2:
+        raise ClipsentError("groups", "all posts are in one group", todo="cross-fitting needs two or more")
+    return group, np.array([random.permutation(size) < size // 2 for _ in range(halvings)])
+
+
 def cross_fit_answers(
     y_true: ArrayLike,  # Class ids [N]
     candidates: ArrayLike,  # Class ids of what there is to choose from, epochs or runs, in order of preference [K, N]
@@ -301,7 +319,7 @@ def cross_fit_answers(
     metric: str = "f1_macro",  # What the choice goes by; a key of `metrics_from_counts`
     halvings: int = 10,  # Random halvings
     seed: int = 0,  # Of the halvings
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> np.ndarray:
     """Answers [halvings, N], each by the candidate that is best on the half without the post.
 
@@ -310,11 +328,8 @@ def cross_fit_answers(
     """
     y_true = check_ids(y_true, "y_true", labels=labels)
     candidates = np.array([check_ids(row, "candidates", len(y_true), labels) for row in candidates])
-    group, random = group_numbers(groups, len(y_true)), np.random.default_rng(seed)
-    size = group.max() + 1
-    if size < 2:
-        raise ClipsentError("groups", "all posts are in one group", todo="cross-fitting needs two or more")
-    first = np.array([random.permutation(size) < size // 2 for _ in range(halvings)])  # [halvings, G]
+    labels = labels or class_names(y_true, candidates)
+    group, first = halve_groups(groups, len(y_true), halvings, seed)
     scores = np.empty((2, halvings, len(candidates)))
     for k, answers in enumerate(candidates):
         counts = group_counts(y_true, answers, group, len(labels))
@@ -332,7 +347,7 @@ def cross_fit_epoch(
     halvings: int = 10,  # Random halvings
     seed: int = 0,  # Of the halvings
     level: float = 0.95,  # Confidence level
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> dict[str, float]:
     """The best epoch and what it is worth: epoch (from 1), reported, honest, low, high, optimism, groups.
 
@@ -354,7 +369,7 @@ def selection_optimism(
     answers: ArrayLike,  # Class ids from each run on the same posts [runs, N] or [runs, versions, N]
     groups: ArrayLike | None = None,  # Posts with one label count as one draw [N]; None: each post does
     metric: str = "f1_macro",  # A key of `metrics_from_counts`
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> float:
     """How much of the best run's score is probably owed to its having been chosen as the best on these posts.
 
@@ -377,7 +392,7 @@ def rank_runs(
     level: float = 0.95,  # Certainty that the true best is among those that may be
     samples: int = 10_000,  # Random draws of the luck of all runs together
     seed: int = 0,  # Of the draws
-    labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
+    labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: their numbers
 ) -> pd.DataFrame:
     """The runs, best first: run, score, seeds, behind (the best of the others), p, may_be_best.
 

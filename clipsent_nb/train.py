@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .data import LABELS, make_splits, read_split
+from .data import make_splits, read_split
 from .features import Features, agree, compute_dtype, find_device, head_probabilities, process_state
 from clipsent_nb.files import (
     ClipsentError,
@@ -40,6 +40,7 @@ from clipsent_nb.files import (
 )
 from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, bucketed_batches, copies_in, load_posts, refresh_content
+from .labels import find_labels
 from clipsent_nb.model import (
     DualEncoderClassifier,
     add_lora,
@@ -50,10 +51,12 @@ from clipsent_nb.model import (
     load_exact,
     load_processors,
     parameter_counts,
+    read_weights,
     save_weights,
     set_trainable,
     tower_of,
     trainable_names,
+    write_weights,
 )
 from .objective import TAUS, adjust_probabilities, fit_adjustment, make_loss, score
 from clipsent_nb.runs import (
@@ -233,14 +236,15 @@ def load_inputs(config: TrainConfig) -> RunInputs:
     encoder = find_encoder(config)
     check_encoder(encoder)
     processors, inputs, left_out = load_processors(encoder), [], []
+    labels = find_labels(config.resolve(config.train_csv))
     for name in ("train_csv", "val_csv"):
         path = config.resolve(getattr(config, name))
         posts = refresh_content(read_split(path), config, path)
         if bare := posts.guid[posts.label == ""].tolist():
             raise ClipsentError(path, f"no label for guid {first_few(bare)}", todo="give posts with labels")
-        inputs.append(load_posts(posts, processors, config_values(config), config, path))
+        inputs.append(load_posts(posts, processors, config_values(config) | {"labels": labels}, config, path))
         left_out += sorted(set(posts.guid) - set(inputs[-1].guids))
-        refuse_missing_classes(path, inputs[-1].labels, LABELS if name == "train_csv" else ())
+        refuse_missing_classes(path, inputs[-1], labels if name == "train_csv" else ())
     leaked = copies_in(inputs[1].posts, inputs[0].posts)
     return RunInputs(encoder, processors, *inputs, leaked, left_out)
 
@@ -266,13 +270,13 @@ def find_encoder(config: TrainConfig) -> Path:
 
 def refuse_missing_classes(
     path: Path,  # A split file
-    labels: np.ndarray,  # Class ids of its usable posts [N]
+    inputs: PairInputs,  # Its usable posts
     wanted: Sequence[str],  # Classes that it must have
 ) -> None:
     "Raise ClipsentError if a split has no usable post, or lacks a class."
-    if not len(labels):
+    if not len(inputs):
         raise ClipsentError(path, "none of its posts can be used")
-    if absent := [label for label in wanted if LABELS.index(label) not in labels]:
+    if absent := [label for label in wanted if label not in set(inputs.posts.label)]:
         what = f"no usable post is {first_few(absent)}, and no class can be learned without"
         todo = "add posts to train.txt, or see in audit.csv why they were left out, and repeat `clipsent splits`"
         raise ClipsentError(path, what, todo=todo)
@@ -320,8 +324,8 @@ def new_state(config: TrainConfig, inputs: RunInputs, device: torch.device, dtyp
     "The encoder under a fresh head, whose weights depend on the seed alone, and an optimizer that has seen nothing."
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        ablated = config.ablate_text, config.ablate_image
-        model = DualEncoderClassifier(load_encoder(inputs.encoder), config.head_variant, config.dropout, *ablated)
+        parts = config.head_variant, config.dropout, config.ablate_text, config.ablate_image, inputs.train.classes
+        model = DualEncoderClassifier(load_encoder(inputs.encoder), *parts)
         prepare_encoder(model.encoder, config)
     model = model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
@@ -478,10 +482,9 @@ def share_gradients(model: DualEncoderClassifier, posts: int) -> None:
 # %% ../nbs/04_train.ipynb #94ca2261
 def finish_epoch(state: State, labels: np.ndarray, probabilities: np.ndarray, frozen: bool, rate: float) -> None:
     "Record the scores of an epoch with its last learning rate, and whether it is the best so far."
-    scores = score(labels, probabilities)
-    names = (
-        "acc f1_macro precision_macro recall_macro f1_weighted".split() + [f"f1_{label}" for label in LABELS] + ["nll"]
-    )
+    scores = score(labels, probabilities, state.model.labels)
+    by_class = [f"f1_{label}" for label in state.model.labels]
+    names = ["acc", "f1_macro", "precision_macro", "recall_macro", "f1_weighted", *by_class, "nll"]
     best = max((entry["val_f1_macro"] for entry in state.history), default=-1.0)
     state.history.append(
         {
@@ -589,6 +592,7 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
     features = Features(state.model, inputs.train, inputs.val, config, encoder_identity(inputs.encoder), dtype)
     fingerprints = {"train": inputs.train.fingerprint, "val": inputs.val.fingerprint}
     found = {"data_fingerprint": fingerprints, "left_out": inputs.left_out, "encoder": features.encoder}
+    found["labels"] = list(inputs.train.classes)
     description = describe_start(config, device, dtype, **found)
     with processes.main_process_first():
         if anew and processes.is_main_process:  # not before here: until now the new run could have been refused
@@ -610,26 +614,38 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
 
 # %% ../nbs/04_train.ipynb #c4cadaec
 from clipsent_nb.card import find_licence, write_card
+from clipsent_nb.decisions import fit_calibration
+from clipsent_nb.features import calibrate
 
 
 def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConfig) -> None:
     "Write best.pt if it waits, the validation predictions and, last, metrics.json."
     write_best_head(folder, state, config)
-    val, probabilities = inputs.val, np.asarray(state.probabilities[state.best_epoch], dtype=np.float64)
+    val, epochs = inputs.val, np.stack(state.probabilities)
     with atomic_write(folder / "val_epochs.npy", "wb") as file:
-        np.save(file, np.stack(state.probabilities))
-    write_csv(prediction_table(val.posts, val.labels, probabilities), folder / "val_predictions.csv")
+        np.save(file, epochs)
+    epochs = epochs.astype(np.float64)
+    adjusted = adjustment(val, epochs[state.best_epoch], inputs.train.labels) if config.logit_adjustment else {}
+    epochs = calibrate(epochs, adjusted.get("logit_adjustment"))
+    probabilities = epochs[state.best_epoch]
+    calibration = fit_calibration(val.labels, probabilities, val.groups)
+    fitted = {"adjustment": adjusted.get("logit_adjustment"), "temperature": calibration["temperature"]}
+    weights, settings = read_weights(folder / "best.pt")
+    write_weights(folder / "best.pt", weights, settings | {"fitted": fitted})
+    shipped = calibrate(probabilities, temperature=calibration["temperature"])
+    write_csv(prediction_table(val.posts, val.labels, shipped, val.classes), folder / "val_predictions.csv")
     set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.blocks)
     metrics = {
-        **{f"best_val_{name}": value for name, value in score(val.labels, probabilities).items()},
-        **best_epoch_scores(val, state.probabilities),
+        **{f"best_val_{name}": value for name, value in score(val.labels, probabilities, val.classes).items()},
+        **best_epoch_scores(val, epochs, state.best_epoch),
+        **calibration,
         "best_epoch": state.best_epoch + 1,
         "epochs": len(state.history),
         "train_posts": len(inputs.train),
         "val_posts": len(val),
         "leaked": bool(inputs.leaked),
         **unseen_scores(val, probabilities, inputs.leaked),
-        **(adjustment(val, probabilities, inputs.train.labels) if config.logit_adjustment else {}),
+        **adjusted,
         "train_time_sec": round(state.seconds, 3),
         "pairs_per_sec": round(state.total_posts / state.seconds, 2),
         **parameter_counts(state.model),
@@ -645,12 +661,11 @@ def interval_of(labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[
     return [found["low"], found["high"]]
 
 
-def best_epoch_scores(val: PairInputs, probabilities: Sequence[np.ndarray]) -> dict[str, object]:
+def best_epoch_scores(val: PairInputs, epochs: np.ndarray, best: int) -> dict[str, object]:
     "The interval of the best epoch's macro-F1, and what it is on posts that did not choose the epoch."
-    best = max(probabilities, key=lambda epoch: score(val.labels, epoch)["f1_macro"])
-    found = {"best_val_f1_macro_interval": interval_of(val.labels, best, val.groups)}
+    found = {"best_val_f1_macro_interval": interval_of(val.labels, epochs[best], val.groups)}
     if len(set(val.groups)) > 1:  # halves of the posts choose for one another
-        honest = cross_fit_epoch(val.labels, np.stack(probabilities), groups=val.groups)
+        honest = cross_fit_epoch(val.labels, epochs, groups=val.groups)
         found["cross_fitted_val_f1_macro"] = honest["honest"]
         found["cross_fitted_val_f1_macro_interval"] = [honest["low"], honest["high"]]
     return found
@@ -658,7 +673,7 @@ def best_epoch_scores(val: PairInputs, probabilities: Sequence[np.ndarray]) -> d
 
 def adjustment(val: PairInputs, probabilities: np.ndarray, train_labels: np.ndarray) -> dict[str, object]:
     "How far rare classes are raised in predictions, and the macro-F1 of this on posts that did not fit it."
-    shares = np.bincount(train_labels, minlength=len(LABELS)) / len(train_labels)
+    shares = np.bincount(train_labels, minlength=len(val.classes)) / len(train_labels)
     found = {"logit_adjustment": {"tau": fit_adjustment(val.labels, probabilities, shares), "shares": shares.tolist()}}
     if len(set(val.groups)) > 1:
         candidates = np.stack([adjust_probabilities(probabilities, shares, tau) for tau in TAUS])
@@ -675,7 +690,7 @@ def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str])
         return {"unseen_val_posts": int(unseen.sum())} if leaked else {}
     labels, predicted = val.labels[unseen], probabilities[unseen]
     return {
-        "unseen_val_f1_macro": score(labels, predicted)["f1_macro"],
+        "unseen_val_f1_macro": score(labels, predicted, val.classes)["f1_macro"],
         "unseen_val_f1_macro_interval": interval_of(labels, predicted, np.array(val.groups)[unseen]),
         "unseen_val_posts": int(unseen.sum()),
     }
@@ -750,7 +765,7 @@ def fit(
 # %% ../nbs/04_train.ipynb #dd4a8be0
 def make_class_loss(config: TrainConfig, labels: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     "The loss of a configuration, weighted for the classes of its training posts (class ids, int [N])."
-    counts = np.bincount(labels, minlength=len(LABELS))
+    counts = np.bincount(labels)
     settings = config.focal_gamma, config.cb_beta, config.combo_weights, config.class_weights, config.label_smoothing
     return make_loss(config.loss, counts, *settings)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from clipsent_nb.compare import (
-    calibrate,
+    REFERENCES,
     compare,
     compare_with_first,
     conclude_ranking,
@@ -23,8 +23,10 @@ from clipsent_nb.compare import (
     rank_contenders,
     render_ranking,
 )
+from clipsent_nb.decisions import cross_fit_temperature
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
+from clipsent_nb.labels import LABELS
 from clipsent_nb.runs import Run
 from clipsent_nb.train import fit, sample_config, sample_run
 
@@ -82,7 +84,7 @@ def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(projec
     assert found.loc["half", "val_f1_macro"] == found.loc["half", CROSS_FITTED] == found.val_f1_macro.max() == 1
     assert found.index[-1] == "half" and pd.isna(found.loc["half", "rank"]) and pd.isna(found.loc["half", "p"])
     assert not found.loc["half", "may_be_best"]
-    assert found["rank"].dropna().tolist() == [1, 2, 3, 4]
+    assert found["rank"].dropna().tolist() == [1, 2, 3, 4, 5, 6]
     metrics = Run.load(folder).metrics
     assert found.loc["half", "unseen_val_f1_macro"] == pytest.approx(metrics["unseen_val_f1_macro"])
     page = render_ranking(found.reset_index())
@@ -92,7 +94,7 @@ def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(projec
 
 def test_no_row_is_struck_out_without_a_leak(project):
     table = compared(project, str(OPTIMIZE / "clip")).table
-    assert "<s>" not in render_ranking(table) and table["rank"].tolist() == [1, 2, 3, 4]
+    assert "<s>" not in render_ranking(table) and table["rank"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_copy_of_the_baseline_has_no_difference_and_is_no_second_seed(project):
@@ -219,7 +221,7 @@ def test_scores_are_those_of_the_runs(project):
     table = compared(project).table.set_index("model")
     for name in ("baseline", "clip", "half"):
         metrics = Run.load(project / OPTIMIZE / name).metrics
-        for score in ("acc", "f1_macro", "precision_macro", "recall_macro", "f1_neutral", "ece"):
+        for score in ("acc", "f1_macro", "precision_macro", "recall_macro", "f1_neutral"):
             assert table.loc[name, f"val_{score}"] == pytest.approx(metrics[f"best_val_{score}"], abs=1e-5)
         assert table.loc[name, CROSS_FITTED] == pytest.approx(metrics[CROSS_FITTED])
 
@@ -280,7 +282,7 @@ def test_one_seed_is_not_judged_however_large_the_difference(posts):
 
 def test_one_seed_is_not_judged_in_words_and_in_the_file(project):
     result = compared(project, str(OPTIMIZE / "clip"))
-    assert str(result).count("one seed: not judged") == 3
+    assert str(result).count("one seed: not judged") == 5
     written = pd.read_csv(result.csv).set_index("model")
     assert written.seeds[["baseline", "clip", "tfidf-logistic"]].tolist() == [1, 1, 0]
     posts, contenders, _ = gather_contenders(baseline_of(project), str(OPTIMIZE / "clip"))
@@ -291,12 +293,12 @@ def test_temperature_is_judged_on_posts_it_was_not_fitted_on():
     posts, probabilities = pd.DataFrame({"label": 0, "group": range(20)}), np.tile([0.6, 0.3, 0.1], (20, 1))
     probabilities[1::2] = [0.7, 0.2, 0.1]
     posts.loc[0, "label"] = 2  # only the fold that holds post 0 is fitted without it
-    scaled = calibrate(posts, probabilities)
+    scaled = cross_fit_temperature(posts.label, probabilities, posts.group)
     assert scaled[0, 0] == scaled[::2, 0].max() > scaled[::2, 0].min()
-    assert calibrate(posts[:1], probabilities[:1]).tolist() == probabilities[:1].tolist()
+    assert cross_fit_temperature(posts.label[:1], probabilities[:1]).tolist() == probabilities[:1].tolist()
     pairs = posts.assign(group=np.arange(20) // 10 * 10)  # two groups of copies: each is scaled by the other
     pairs.loc[:, "label"] = [0] * 10 + [2] * 10
-    scaled = calibrate(pairs, probabilities)
+    scaled = cross_fit_temperature(pairs.label, probabilities, pairs.group)
     assert len(np.unique(scaled[:10:2, 0].round(6))) == 1 and scaled[0, 0] < scaled[10, 0]
 
 
@@ -308,7 +310,7 @@ def test_an_answer_that_never_changes_has_a_calibration_too(project):
 def test_a_run_that_is_called_like_a_reference_is_a_row_of_its_own(project):
     copy_run(project, "clip", "tfidf-logistic")
     table = compared(project, str(OPTIMIZE / "tfidf-logistic")).table
-    assert len(table) == 4 and table.model.is_unique
+    assert len(table) == 6 and table.model.is_unique
     kinds = table.set_index("model").kind
     assert kinds["tfidf-logistic"] == "reference" and kinds["tfidf-logistic (run)"] == "run"
 
@@ -321,13 +323,13 @@ def test_a_post_that_became_unreadable_after_the_splits_is_left_out_of_the_compa
     lenient = dict(max_bad="50%")
     fit(sample_config(project, epochs=1, output_dir=OPTIMIZE / "clip", **lenient))
     result = compared(project, str(OPTIMIZE / "clip"), **lenient)  # before and after a baseline exists
-    assert set(result.table.model) == {"baseline", "clip", "always-majority", "tfidf-logistic"}
+    assert set(result.table.model) == {"baseline", "clip", *REFERENCES}
     assert len(Run.load(project / OPTIMIZE / "baseline").predictions) == len(val) - 1
 
 
 def test_texts_without_words_are_named():
-    with pytest.raises(ClipsentError, match="tfidf-logistic: cannot be fitted"):
-        fit_references(["", " ", ""], np.array([0, 1, 2]), [""])
+    with pytest.raises(ClipsentError, match="a bag of words: cannot be fitted"):
+        fit_references(["", " ", ""], np.array([0, 1, 2]), [""], LABELS)
 
 
 def test_names_are_escaped(project):

@@ -28,5 +28,11 @@ def shown_commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "command"), shown_commands())
 def test_a_command_that_is_shown_can_be_given(page, command):
     _, name, *words = command.split()
-    if words or name not in ("sample", "predict", "robustness", "export"):  # which need more than their name
+    if words or name not in (
+        "sample",
+        "predict",
+        "robustness",
+        "export",
+        "ensemble",
+    ):  # which need more than their name
         parse(name, words)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from clipsent_nb.export import OnnxClassifier, export, write_export
+from clipsent_nb.features import calibrate
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import DualEncoderClassifier, load_encoder, load_processors
@@ -44,7 +45,12 @@ def pair(request, encoder, tmp_path_factory) -> tuple[SimpleNamespace, Path]:
     model = DualEncoderClassifier(load_encoder(encoder), **request.param).eval()
     tokenizer, image_processor = load_processors(encoder)
     classifier = SimpleNamespace(
-        model=model, tokenizer=tokenizer, image_processor=image_processor, config={"hashtags": "keep"}
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        config={"hashtags": "keep"},
+        adjustment={"tau": 0.5, "shares": [0.2, 0.1, 0.7]},
+        temperature=1.7,
     )
     folder = tmp_path_factory.mktemp("export") / "onnx"
     write_export(classifier, folder)
@@ -60,7 +66,8 @@ def test_the_graph_answers_as_the_model_does(pair, pictures, count):
     with torch.no_grad():
         logits = classifier.model(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
     found = OnnxClassifier.load(folder, threads=1).predict(TEXTS[:count], pictures[:count])
-    np.testing.assert_allclose(found.filter(like="p_"), logits.softmax(-1), atol=1e-5)
+    expected = calibrate(logits.softmax(-1).numpy(), classifier.adjustment, classifier.temperature)
+    np.testing.assert_allclose(found.filter(like="p_"), expected, atol=1e-5)
 
 
 def test_an_export_is_read_without_torch(pair, pictures, tmp_path):

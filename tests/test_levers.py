@@ -6,24 +6,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
 from clipsent_nb import features, train
 from clipsent_nb.cli import parse
-from clipsent_nb.data import make_splits, read_split
-from clipsent_nb.features import TrainedModel
+from clipsent_nb.data import LABELS, make_splits, read_split
+from clipsent_nb.features import TrainedModel, calibrate
 from clipsent_nb.files import ClipsentError, Workspace, write_csv
-from clipsent_nb.model import (
-    image_features,
-    load_encoder,
-    load_processors,
-    read_weights,
-    text_features,
-    tower_of,
-)
-from clipsent_nb.objective import adjust_probabilities
+from clipsent_nb.model import image_features, load_encoder, load_processors, read_weights, text_features, tower_of
+from clipsent_nb.objective import adjust_probabilities, score_answers
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.train import State, fit, load_inputs
@@ -215,8 +209,25 @@ def test_predictions_are_adjusted_if_and_only_if_the_run_asked_for_it(config, tm
     inputs, loaded = load_inputs(config), TrainedModel.load(asked.folder)
     assert loaded.adjustment == asked.metrics["logit_adjustment"]
     loaded.adjustment = {"shares": [0.3, 0.1, 0.6], "tau": 1.0}
-    expected = adjust_probabilities(asked.probabilities, loaded.adjustment["shares"], 1.0)
+    raw = np.load(asked.folder / "val_epochs.npy")[asked.metrics["best_epoch"] - 1]
+    expected = calibrate(raw, loaded.adjustment, loaded.temperature)
     assert abs(loaded.probabilities(inputs.val) - expected).max() < 1e-5
+    assert adjust_probabilities(raw, **loaded.adjustment).argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
+
+
+def test_what_a_run_writes_down_is_what_it_answers(config, tmp_path, monkeypatch):
+    "Predictions, scores and epochs of an adjusted and calibrated run agree."
+    fitted = {"temperature": 2.0, "calibrated_val_nll": 0.5, "calibrated_val_ece": 0.1}
+    monkeypatch.setattr(train, "fit_calibration", lambda *posts: fitted)
+    run = fit(replace(config, epochs=2, logit_adjustment=True, output_dir=tmp_path / "shipped"))
+    loaded = TrainedModel.load(run.folder)
+    assert loaded.temperature == run.metrics["temperature"] == 2
+    posts, table = loaded.predict_posts(config.resolve(config.val_csv), config)
+    assert abs(table[[f"p_{label}" for label in LABELS]].to_numpy() - run.probabilities).max() < 1e-5
+    answered = score_answers(run.labels, run.probabilities.argmax(axis=1))
+    assert answered["f1_macro"] == run.metrics["best_val_f1_macro"]
+    best = run.epoch_probabilities[run.metrics["best_epoch"] - 1]
+    assert best.argmax(axis=1).tolist() == run.probabilities.argmax(axis=1).tolist()
 
 
 def test_lora_without_peft_names_the_extra(config, monkeypatch):

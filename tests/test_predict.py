@@ -1,5 +1,6 @@
 """What a prediction takes, and what it refuses to do."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,44 @@ def test_paths_start_at_a_project_root_that_is_relative_itself(root, monkeypatch
 def test_mistakes_are_one_line_and_exit_code_2(root, flags, capsys):
     assert main([*flags, "--project-root", str(root), "--no-progress"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_unsure_answers_are_marked_beside_the_file_that_is_handed_in(root, classifier, tmp_path):
+    plain = predict_file(WEIGHTS, Workspace(root), tmp_path / "plain.txt").read_bytes()
+    for name, options in {"below": {"abstain_below": 0.5}, "share": {"coverage": 0.5}}.items():
+        written = predict_file(WEIGHTS, Workspace(root), tmp_path / f"{name}.txt", **options)
+        assert written.read_bytes() == plain
+        table = pd.read_csv(tmp_path / f"{name}_probabilities.csv")
+        names = ["guid", "tag", "p_negative", "p_neutral", "p_positive", "confidence", "abstained"]
+        assert table.columns.tolist() == names and table.guid.tolist() == pd.read_csv(written).guid.tolist()
+        threshold = options.get("abstain_below") or classifier.confidence_at(0.5)
+        assert (table.abstained == (table.confidence < threshold)).all() and table.abstained.any()
+    assert not pd.read_csv(tmp_path / "plain_probabilities.csv").abstained.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"abstain_below": 0.5, "coverage": 0.5}, "--abstain-below and --coverage: say the same"),
+        ({"coverage": 0.0}, "--coverage 0.0: must be above 0"),
+        ({"coverage": 90}, "--coverage 90"),
+        ({"output": "data/new.txt"}, "would replace an input file"),
+    ],
+)
+def test_thresholds_that_mean_nothing_are_refused_before_anything_is_written(root, options, message):
+    with pytest.raises(ClipsentError, match=message):
+        predict_file(WEIGHTS, Workspace(root), **{"output": "new/file.txt"} | options)
+    assert not (root / "new").exists()
+
+
+def test_a_model_without_its_validation_predictions_has_no_sets(classifier, root, tmp_path):
+    alone = Path(shutil.copytree((root / WEIGHTS).parent, tmp_path / "alone"))
+    (alone / "val_predictions.csv").unlink()
+    with pytest.raises(ClipsentError, match="alone/val_predictions.csv: no such file"):
+        Classifier.load(alone).predict_sets(["hi"], [Image.new("RGB", (9, 9))])
+    with pytest.raises(ClipsentError, match="alpha 1"):
+        classifier.predict_sets(["hi"], [Image.new("RGB", (9, 9))], alpha=1)
+    assert set(classifier.predict_sets(["hi"], [Image.new("RGB", (9, 9))], alpha=0.001)[0]) == set(classifier.labels)
 
 
 def test_sample_keeps_its_hands_off_other_posts(tmp_path):

@@ -19,10 +19,11 @@ from clipsent_nb.badcases import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
-from clipsent_nb.data import LABELS, assign_parts, check_list, fold_tables, normalised_text, read_list
+from clipsent_nb.data import assign_parts, check_list, fold_tables, normalised_text, read_list
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError, Workspace, atomic_write, flag_of, write_together
+from clipsent_nb.labels import LABELS
 from clipsent_nb.runs import TrainConfig, config_values
 from clipsent_nb.stage import DECIDED, Plan
 
@@ -392,7 +393,7 @@ def test_each_row_of_a_list_is_used_or_named_or_the_list_is_refused(tmp_path_fac
     except ClipsentError as error:
         assert "rows.txt" in str(error)
         return
-    kept, odd = check_list(rows, "rows.txt", labelled)
+    kept, odd = check_list(rows, "rows.txt", LABELS if labelled else ())
     assert kept.guid.is_unique and (not labelled or kept.label.isin(LABELS).all())
     told = [int(problem.file.removeprefix("rows.txt:")) for problem in strange + odd]
     assert sorted([*kept.line, *told]) == sorted(set(kept.line) | set(told))  # once each

@@ -99,6 +99,18 @@ def test_every_flag_is_explained(command):
     assert [name for name in flags if not comments[name]] == []
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_writes_its_report_unless_told_not_to(command):
+    report = inspect.signature(load(command)).parameters.get("report")
+    assert report is None or report.default is True
+
+
+@pytest.mark.parametrize("name, home", clipsent_nb._HOMES.items())
+def test_what_the_package_offers_is_there_and_comes_from_its_module(name, home):
+    offered = getattr(clipsent_nb, name)
+    assert getattr(offered, "__module__", f"clipsent_nb.{home}") == f"clipsent_nb.{home}"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "clipsent_nb").glob("*.py")), ids=lambda path: path.stem)
 def test_every_error_says_where_and_what(path):
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from clipsent_nb import stats
 from clipsent_nb.files import ClipsentError
+from clipsent_nb.labels import LABELS
 from clipsent_nb.objective import score_answers
 
 SHARES = np.array([0.3, 0.1, 0.6])
@@ -155,9 +156,9 @@ def test_a_lead_on_five_posts_is_judged_by_five_posts():
 @pytest.mark.parametrize("metric", score_answers([0, 1, 2], [0, 1, 2]))
 def test_every_metric_has_an_interval_around_it(metric):
     truth, answers = _posts()
-    found = stats.seeds_interval(truth, answers[0], metric)
+    found = stats.seeds_interval(truth, answers[0], metric, labels=LABELS)
     assert 0 <= found["low"] < found["mean"] == score_answers(truth, answers[0])[metric] < found["high"] <= 1
-    wide = stats.seeds_interval(truth, answers[0], metric, level=0.99)
+    wide = stats.seeds_interval(truth, answers[0], metric, level=0.99, labels=LABELS)
     assert wide["low"] < found["low"] and found["high"] < wide["high"]
 
 
@@ -188,7 +189,7 @@ def test_unknown_metrics_and_foreign_answers_are_named():
     with pytest.raises(ClipsentError, match="answers_b"):
         stats.compare_seeds([0, 1], [0, 1], [0])
     with pytest.raises(ClipsentError, match="answers_a, row 1"):
-        stats.compare_seeds([0, 1], [[0, 7]], [[0, 1]])
+        stats.compare_seeds([0, 1], [[0, 70]], [[0, 1]])
     with pytest.raises(ClipsentError, match="pred_b"):
         stats.mcnemar([0, 1], [0, 1], [0])
 

@@ -20,7 +20,6 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin, features
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.data import (
     CONTENT,
-    LABELS,
     check_list,
     files_by_guid,
     find_pairs,
@@ -32,6 +31,7 @@ from clipsent_nb.data import (
 from clipsent_nb.decoding import open_image, read_text
 from clipsent_nb.errors import picture_size
 from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.labels import LABELS
 
 resource = pytest.importorskip("resource", reason="this system does not tell how much memory a process has had")
 

@@ -17,10 +17,11 @@ from PIL import Image
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
-from clipsent_nb.data import LABELS, make_splits, read_list, read_split
+from clipsent_nb.data import make_splits, read_list, read_split
 from clipsent_nb.decoding import LONGEST_TEXT, open_image, pair_posts
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import inputs_from_memory, load_posts
+from clipsent_nb.labels import LABELS
 from clipsent_nb.model import load_processors, read_weights
 from clipsent_nb.predict import Classifier
 from clipsent_nb.runs import RUN_FORMAT, Run, TrainConfig
@@ -333,7 +334,9 @@ def test_the_limit_is_a_percentage(posts, value):
 def test_a_class_without_rows_is_said_and_cannot_be_trained(posts, encoder):
     lines = [line for line in (posts / "train.txt").read_text().splitlines() if "neutral" not in line]
     (posts / "train.txt").write_text("\n".join(lines))
-    assert "warning: no neutral post in train" in str(make_splits(Workspace(posts), val_ratio=0.2))
+    assert "no neutral post, so there are two classes" in str(make_splits(Workspace(posts), val_ratio=0.2))
+    report = make_splits(Workspace(posts), val_ratio=0.2, labels=",".join(LABELS))
+    assert "warning: no neutral post in train" in str(report)
     config = sample_config(posts, model_name=str(encoder))
     with pytest.raises(
         ClipsentError, match="train.csv: no usable post is neutral, and no class can be learned without"

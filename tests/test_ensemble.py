@@ -1,0 +1,145 @@
+"""An ensemble answers wherever it lies, refuses what does not belong together, and keeps the leak guards of its members."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipsent_nb.cli import main
+from clipsent_nb.data import read_split
+from clipsent_nb.ensemble import WEIGHING, cross_fit_ensemble, ensemble
+from clipsent_nb.explain import explain
+from clipsent_nb.export import export
+from clipsent_nb.files import ClipsentError, Workspace, atomic_write, write_json
+from clipsent_nb.predict import Classifier
+from clipsent_nb.runs import Run
+from clipsent_nb.train import sample_run
+
+torch.set_num_threads(1)
+OPTIMIZE = Path("outputs/optimize")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    "A project with a short run, one that passes for another seed, one that met validation posts, and an ensemble."
+    root = sample_run(tmp_path_factory.mktemp("ensemble") / "sample", epochs=1).folder.parents[2]
+    altered(root, "other", seed=1)
+    half, val = root / altered(root, "half"), read_split(root / "outputs/splits/val.csv")
+    known = pd.read_csv(half / "train_posts.csv", dtype=str)
+    pd.concat([known, val.iloc[::2].reindex(columns=known.columns)]).to_csv(half / "train_posts.csv", index=False)
+    ensemble(both("clip", "other"), workspace=Workspace(root))
+    return root
+
+
+def both(*names: str) -> str:
+    return ",".join(f"outputs/optimize/{name}" for name in names)
+
+
+def altered(root: Path, name: str, **values: object) -> str:
+    "A copy of a run with other values in config.json."
+    folder = shutil.copytree(root / OPTIMIZE / "clip", root / OPTIMIZE / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", config | values)
+    return f"outputs/optimize/{name}"
+
+
+def test_a_moved_ensemble_answers_as_it_was_measured_without_the_runs_it_was_made_of(root, tmp_path):
+    moved = Path(shutil.copytree(root / OPTIMIZE / "ensemble", tmp_path / "elsewhere"))
+    aside = (root / OPTIMIZE / "other").rename(root / OPTIMIZE / "aside")
+    posts, table = Classifier.load(moved).predict_posts(root / "outputs/splits/val.csv", Workspace(root))
+    written = Run.load(moved)
+    np.testing.assert_allclose(table.filter(like="p_"), written.predictions.filter(like="p_"), atol=1e-5)
+    parts = [Run.load(root / OPTIMIZE / name).train_posts.guid for name in ("clip", "aside")]
+    assert set(written.train_posts.guid) == set().union(*parts) and not written.metrics["leaked"]
+    aside.rename(root / OPTIMIZE / "other")
+
+
+def test_weights_of_a_member_stay_when_its_run_is_trained_again(root):
+    member = next((root / OPTIMIZE / "ensemble/members").glob("1_*/best.pt"))
+    before = member.read_bytes()
+    with atomic_write(root / OPTIMIZE / "other/best.pt", "wb") as file:  # as all files of a run are written
+        file.write(b"other weights")
+    assert member.read_bytes() == before
+    shutil.copy(member, root / OPTIMIZE / "other/best.pt")
+
+
+def test_a_leak_of_one_member_is_a_leak_of_all(root):
+    made = ensemble(both("clip", "half"), output_dir=OPTIMIZE / "leaky", workspace=Workspace(root))
+    assert made.metrics["leaked"] and "LEAKED" in str(made)
+    assert made.metrics["unseen_val_posts"] < made.metrics["val_posts"]
+    shutil.rmtree(made.folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (both("clip"), {"words": False, "output_dir": "new"}, "an ensemble needs two members"),
+        (both("clip", "clip"), {"words": False, "output_dir": "new"}, "an ensemble needs two members"),
+        (both("clip", "ensemble"), {"output_dir": "new"}, "ensemble: has no best.pt"),
+        (both("clip", "nowhere"), {"output_dir": "new"}, "nowhere: holds no finished run"),
+        (both("clip", "other"), {}, "holds an ensemble; replace it with --overwrite"),
+        (both("clip", "other"), {"output_dir": OPTIMIZE / "clip"}, "exists and holds no ensemble"),
+        (both("clip", "other"), {"output_dir": "new", "method": "soup"}, "other: began with other weights than clip"),
+        (both("clip", "other"), {"method": "mean"}, "--method mean"),
+    ],
+)
+def test_what_cannot_be_one_model_is_named_and_nothing_is_written(root, given, options, message):
+    with pytest.raises(ClipsentError, match=message):
+        ensemble(given, workspace=Workspace(root), **options)
+    assert not (root / "new").exists() and (root / OPTIMIZE / "ensemble/metrics.json").is_file()
+
+
+def test_a_run_on_other_posts_is_named(root):
+    folder = root / altered(root, "fewer")
+    table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
+    table.iloc[1:].to_csv(folder / "val_predictions.csv", index=False)
+    with pytest.raises(ClipsentError, match="fewer: validated on other posts"):
+        ensemble(both("clip", "fewer"), output_dir="new", workspace=Workspace(root))
+    shutil.rmtree(folder)
+
+
+def test_a_soup_of_a_run_and_its_copy_is_the_run(root):
+    altered(root, "twin")
+    made = ensemble(both("clip", "twin"), "soup", output_dir=OPTIMIZE / "soup", workspace=Workspace(root))
+    run = Run.load(root / OPTIMIZE / "clip")
+    found = Classifier.load(made.folder).predict_posts(root / "outputs/splits/val.csv", Workspace(root))[1]
+    assert found.pred_label.tolist() == run.predictions.pred_label.tolist()
+    assert made.metrics["cross_fitted_val_f1_macro"] == pytest.approx(made.metrics["best_val_f1_macro"])
+    for name in ("twin", "soup"):
+        shutil.rmtree(root / OPTIMIZE / name)
+
+
+def test_what_needs_one_network_names_a_member(root):
+    folder = OPTIMIZE / "ensemble"
+    with pytest.raises(ClipsentError, match="cannot take apart; take .*members/0_clip"):
+        explain(Classifier.load(root / folder), "a day", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ClipsentError, match="an export cannot take apart"):
+        export(folder, Workspace(root))
+    words = ["robustness", "--weights", str(folder), "--project-root", str(root), "--no-report", "--no-progress"]
+    assert main(words) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--weights", "outputs/optimize/ensemble", "--coverage", "0.8"],
+        ["mine", "--source", "val", "--weights", "outputs/optimize/ensemble", "--no-report"],
+        ["errors", "--run", "outputs/optimize/ensemble", "--no-report"],
+    ],
+)
+def test_later_commands_take_an_ensemble_like_a_run(root, words):
+    assert main([*words, "--project-root", str(root), "--no-progress"]) == 0
+
+
+def test_weights_of_a_half_never_see_the_other():
+    "With labels that are noise, cross-fitted answers gain nothing from a choice among many members."
+    random = np.random.default_rng(0)
+    y_true, members = random.integers(0, 3, 300), random.dirichlet([1, 1, 1], (15, 1, 300))
+    weights = WEIGHING["greedy"](members[:, 0], y_true)
+    reported = np.tensordot(weights, members[:, 0], 1).argmax(axis=1)
+    honest = cross_fit_ensemble(list(members), y_true, np.arange(300), WEIGHING["greedy"])
+    assert (reported == y_true).mean() > 0.38 and abs((honest == y_true).mean() - 1 / 3) < 0.06

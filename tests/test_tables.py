@@ -1,0 +1,197 @@
+"""Posts that come in one table: whatever its kind, the same content gives the same splits; and posts of one half."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipsent_nb.cli import parse
+from clipsent_nb.data import NO_PICTURE, make_splits, read_split
+from clipsent_nb.decoding import open_image
+from clipsent_nb.files import ClipsentError, Workspace, digest
+from clipsent_nb.tables import Columns
+
+TAGS = ("negative", "neutral", "positive")
+POSTS = [(str(number), TAGS[number % 3]) for number in range(36)]
+
+
+def write_posts(root, rows):
+    "A folder of posts with noise for pictures."
+    (root / "data").mkdir(parents=True)
+    for guid, _ in rows:
+        colours = np.random.default_rng(int(guid)).integers(0, 255, (5, 5, 3)).astype(np.uint8)
+        Image.fromarray(colours).resize((40, 40)).save(root / f"data/{guid}.jpg")
+        (root / f"data/{guid}.txt").write_text(f"a text that only post number {guid} has", encoding="utf-8")
+    (root / "train.txt").write_text("guid,tag\n" + "".join(f"{guid},{tag}\n" for guid, tag in rows))
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A folder of posts, some of them copies, with its splits."
+    root = write_posts(tmp_path_factory.mktemp("tables") / "posts", POSTS)
+    for copy, post in ((6, 0), (20, 2)):
+        (root / f"data/{copy}.jpg").write_bytes((root / f"data/{post}.jpg").read_bytes())
+    (root / "data/7.txt").write_text("the café is open, as it always was", encoding="utf-8")
+    make_splits(Workspace(root), val_ratio=0.25)
+    return root
+
+
+def table_of(root, pictures=False) -> pd.DataFrame:
+    texts = [(root / f"data/{guid}.txt").read_text(encoding="utf-8") for guid, _ in POSTS]
+    paths = [f"data/{guid}.jpg" for guid, _ in POSTS]
+    images = [(root / path).read_bytes() for path in paths] if pictures else paths
+    return pd.DataFrame(
+        {"id": [guid for guid, _ in POSTS], "tweet": texts, "image": images, "label": [tag for _, tag in POSTS]}
+    )
+
+
+def write_dataset(path, table) -> None:
+    "As the library `datasets` saves it."
+    import pyarrow as pa
+
+    path.mkdir()
+    features = {name: {"dtype": "string", "_type": "Value"} for name in ("id", "tweet")}
+    features |= {"image": {"_type": "Image"}, "label": {"names": list(TAGS), "_type": "ClassLabel"}}
+    table = table.assign(label=table.label.map(TAGS.index), image=[{"bytes": one, "path": None} for one in table.image])
+    table = pa.Table.from_pandas(table, preserve_index=False)
+    with pa.ipc.new_stream(str(path / "data.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    (path / "dataset_info.json").write_text(json.dumps({"features": features}))
+
+
+WRITERS = {
+    "utf8.csv": lambda path, root: table_of(root).to_csv(path, index=False),
+    "excel.csv": lambda path, root: path.write_bytes(
+        ("sep=;\r\n" + table_of(root).to_csv(index=False, sep=";")).encode("utf-16")
+    ),
+    "old.tsv": lambda path, root: path.write_bytes(table_of(root).to_csv(index=False, sep="\t").encode("cp1252")),
+    "lines.jsonl": lambda path, root: table_of(root).to_json(path, orient="records", lines=True),
+    "sheet.xlsx": lambda path, root: table_of(root).to_excel(path, index=False),
+    "bytes.parquet": lambda path, root: table_of(root, pictures=True).to_parquet(path),
+    "saved": lambda path, root: write_dataset(path, table_of(root, pictures=True)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_same_posts_in_another_table_have_the_same_splits(folder, tmp_path, name):
+    if name in ("sheet.xlsx", "bytes.parquet", "saved"):
+        pytest.importorskip("openpyxl" if name == "sheet.xlsx" else "pyarrow")
+    WRITERS[name](tmp_path / name, folder)
+    make_splits(Workspace(tmp_path, data_root=folder), val_ratio=0.25, table=tmp_path / name)
+    by_name = ["text_path", "image_path"]  # of files that were written for cells
+    for split in ("train", "val"):
+        own, there = (read_split(root / f"outputs/splits/{split}.csv") for root in (tmp_path, folder))
+        assert own.drop(columns=by_name).equals(there.drop(columns=by_name))
+    assert len(own) and digest((tmp_path / own.text_path[0]).read_bytes()) == own.text_digest[0]
+
+
+@pytest.mark.parametrize("name", ["sheet.xlsx", "bytes.parquet"])
+def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
+    library = {"sheet.xlsx": "openpyxl", "bytes.parquet": "pyarrow"}[name]
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        ClipsentError, match=rf"needs {library}, which is not installed; run `pip install clipsent_nb\[tables\]`"
+    ):
+        make_splits(Workspace(tmp_path), table=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "what"),
+    [
+        (
+            lambda table: table.assign(text=""),
+            {},
+            "text and tweet could both be the text; say which with --text-column",
+        ),
+        (lambda table: table.drop(columns="label"), {}, "no column for the label; name it with --label-column"),
+        (
+            lambda table: table,
+            {"columns": Columns(group_column="author")},
+            "--group-column author: no such column in p.csv",
+        ),
+        (lambda table: table.head(0), {}, "p.csv: no rows"),
+        (lambda table: table, {"mvsa": "single"}, "--table and --mvsa"),
+        (
+            lambda table: table.assign(fold=[str(i % 3) for i in range(36)]),
+            {"folds": 3},
+            "the table has folds of its own",
+        ),
+        (lambda table: table.assign(image=""), {}, "36 of 36 posts cannot be used; .* p.csv:2: no image"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(folder, tmp_path, change, options, what):
+    change(table_of(folder)).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(ClipsentError, match=what):
+        make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv", **options)
+
+
+def test_columns_are_flags_and_need_a_table():
+    call = parse("splits", ["--project-root", "none", "--text-column", "words"])
+    with pytest.raises(ClipsentError, match="--text-column: is a column of no table"):
+        call()
+
+
+def test_a_division_of_ones_own_is_kept_and_its_leaks_are_said(folder, tmp_path):
+    parts = ["dev" if number in (1, 4, 20) else "test" if number in (5, 9) else "Train" for number in range(36)]
+    table_of(folder).assign(split=parts, who=["ann", *"b" * 35]).to_csv(tmp_path / "p.csv", index=False)
+    report = make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv")
+    found = report.posts.set_index("guid").split
+    assert {guid for guid in found.index if found[guid] == "val"} == {"1", "4", "20"} and found["5"] == "test"
+    assert "warning: 1 val posts have copies in train" in str(report)  # 20 is a copy of 2
+
+
+def test_folds_of_ones_own_are_kept(folder, tmp_path):
+    table_of(folder).assign(fold=[str(number % 3) for number in range(36)]).to_csv(tmp_path / "p.csv", index=False)
+    make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv")
+    splits = tmp_path / "outputs/splits"
+    for fold in range(3):
+        assert {int(guid) % 3 for guid in read_split(splits / f"fold_{fold}/val.csv").guid} == {fold}
+        assert {int(guid) % 3 for guid in read_split(splits / f"fold_{fold}/train.csv").guid} == {0, 1, 2} - {fold}
+    assert (splits / "val.csv").read_bytes() == (splits / "fold_0/val.csv").read_bytes()
+
+
+def test_posts_of_one_author_stay_together(folder, tmp_path):
+    table_of(folder).assign(group=[f"author{number // 4}" for number in range(36)]).to_csv(
+        tmp_path / "p.csv", index=False
+    )
+    report = make_splits(Workspace(tmp_path, data_root=folder), val_ratio=0.3, table=tmp_path / "p.csv")
+    authors = report.posts.assign(author=report.posts.guid.astype(int) // 4)
+    assert (authors.groupby("author").split.nunique() == 1).all()
+
+
+def test_votes_give_the_splits_of_their_labels(folder, tmp_path):
+    rows = [f"{guid}\t{tag},{tag if int(guid) % 2 else 'neutral'}" for guid, tag in POSTS]
+    (tmp_path / "labelResultAll.txt").write_text("\n".join(["ID\ttext,image", *rows, "99\tpositive,negative"]))
+    (tmp_path / "data").symlink_to(folder / "data")
+    report = make_splits(Workspace(tmp_path), val_ratio=0.25, mvsa="single")
+    for split in ("train", "val"):
+        names = f"outputs/splits/{split}.csv"
+        assert (tmp_path / names).read_bytes() == (folder / names).read_bytes()
+    assert report.audit.problem.tolist() == ["votes contradict each other"]
+
+
+def test_posts_of_one_half_are_kept_on_demand_and_are_no_copies(tmp_path):
+    root = write_posts(tmp_path / "posts", POSTS)
+    for name in ("3.txt", "4.jpg", "5.jpg", "8.jpg", "8.txt"):
+        (root / "data" / name).unlink()
+    with pytest.raises(ClipsentError, match="4 of 36 posts cannot be used; the first, guid 3: data/3.txt: no text"):
+        make_splits(Workspace(root))
+    report = make_splits(Workspace(root, max_bad="3%"), allow_missing=True)
+    posts = report.posts.set_index("guid")
+    assert len(posts) == 35 and posts.group["4"] == "4" and posts.group["5"] == "5"
+    assert "kept without a text: 1" in str(report) and "kept without a picture: 2" in str(report)
+    assert open_image(NO_PICTURE).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_cells_of_one_half_are_kept_on_demand(folder, tmp_path):
+    table = table_of(folder)
+    table.loc[3, "tweet"], table.loc[4, "image"] = "", ""
+    table.to_csv(tmp_path / "p.csv", index=False)
+    report = make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv", allow_missing=True)
+    assert len(report.posts) == 36 and report.posts.image_digest.eq(digest(NO_PICTURE)).sum() == 1
