@@ -889,7 +889,7 @@ def fold_tables(
 
     Raises ClipsentError if there are more folds than groups of copies.
     """
-    if folds > (most := train.group.nunique()):
+    if parts is None and folds > (most := train.group.nunique()):
         what = f"more than the {write_count(most, 'post')} that are no copies"
         raise ClipsentError(f"--folds {folds}", what, todo="cut into fewer")
     if parts is None:
