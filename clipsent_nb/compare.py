@@ -244,7 +244,8 @@ def describe_settings(
 ) -> str:
     "The settings of a run that are not the baseline's, without the seed; of an ensemble its members."
     if "members" in run.config:
-        return f"{run.config['method']} of {', '.join(run.config['members'])}"
+        flattered = ", whose epochs these posts chose" * (run.config["method"] == "soup")
+        return f"{run.config['method']} of {', '.join(run.config['members'])}{flattered}"
     names = differing(run.config["identity"], baseline.config["identity"])
     fields = [name.removeprefix("content of ") for name in names if name not in ("seed", "content of val_csv")]
     return ", ".join(f"{name}={Path(str(run.config.get(name, 'default'))).name}" for name in fields)
