@@ -290,7 +290,8 @@ def describe_members(
     shared = {name: first[name] for name in SHARED if name in first}
     left_out = sorted({guid for run in runs for guid in run.config.get("left_out", [])})
     ways = {"format": RUN_FORMAT, "kind": "ensemble", "method": method, "members": names, "identity": own}
-    return shared | ways | {"left_out": left_out, "seed": None, "output_dir": str(output_dir)}
+    shared |= {"labels": list(runs[0].classes), "left_out": left_out}
+    return shared | ways | {"seed": None, "output_dir": str(output_dir)}
 
 
 def write_folder(

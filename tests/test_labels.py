@@ -8,6 +8,7 @@ import pytest
 
 from clipsent_nb.data import files_by_guid, make_splits, read_list, read_split
 from clipsent_nb.decoding import read_text
+from clipsent_nb.ensemble import ensemble
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table
 from clipsent_nb.inputs import load_posts
@@ -115,6 +116,12 @@ def test_a_run_has_its_labels_in_every_file(project):
     assert "is 喜 or plain_f/m or 怒" in page
     posts = Classifier.load(run.folder).predict(["so", "so"], [np.zeros((8, 8, 3), np.uint8)] * 2)
     assert list(posts.filter(like="p_")) == [f"p_{label}" for label in labels]
+
+
+def test_an_ensemble_has_the_labels_of_its_members(project):
+    root, run = project
+    ensemble("outputs/optimize/clip", workspace=Workspace(root))  # and a bag of words
+    assert Run.load(root / "outputs/optimize/ensemble").predictions.pred_label.isin(run.classes).all()
 
 
 def test_weights_never_meet_labels_that_they_do_not_know(project, tmp_path):
