@@ -15,7 +15,7 @@ _HOMES = {
     "Workspace": "files",
     "show_progress": "files",
     "make_sample": "sample",
-    "LABELS": "data",
+    "LABELS": "labels",
     "make_splits": "data",
     "read_split": "data",
     "TrainConfig": "runs",

@@ -286,6 +286,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.data._check_parts': ('data.html#_check_parts', 'clipsent_nb/data.py'),
                                   'clipsent_nb.data._check_settings': ('data.html#_check_settings', 'clipsent_nb/data.py'),
                                   'clipsent_nb.data._check_share': ('data.html#_check_share', 'clipsent_nb/data.py'),
+                                  'clipsent_nb.data._guess_name': ('data.html#_guess_name', 'clipsent_nb/data.py'),
                                   'clipsent_nb.data._report_lines': ('data.html#_report_lines', 'clipsent_nb/data.py'),
                                   'clipsent_nb.data._text_problems': ('data.html#_text_problems', 'clipsent_nb/data.py'),
                                   'clipsent_nb.data._without_common_texts': ('data.html#_without_common_texts', 'clipsent_nb/data.py'),

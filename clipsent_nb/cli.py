@@ -358,7 +358,7 @@ def call_command(
 # %% ../nbs/cli.ipynb #b352c5df
 def main(arguments: Sequence[str] | None = None) -> int:
     "Run `clipsent` with the given arguments, or those of the process; returns the exit code."
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [str(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     name = arguments[0] if arguments else "--help"
     words = prepare_process(name, arguments[1:])
     if name in ("-h", "--help", "help"):

@@ -124,6 +124,7 @@ NO_LIST = "it should hold lines like 'guid,tag'"
 # %% ../nbs/00_data.ipynb #c7459230
 def read_list(
     path: Path | str,  # A list of posts
+    encoding: str = "",  # What it is in if it is not UTF-8; default: decided by its bytes
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Read `guid,tag` lines to columns guid, label ("" when unknown) and line; and the lines that are something else.
 
@@ -133,7 +134,7 @@ def read_list(
     if not path.is_file():
         raise ClipsentError(path, "no such file", todo=NO_LIST)
     try:
-        text, _ = decode_text(path.read_bytes())
+        text, _ = decode_text(path.read_bytes(), encoding)
     except ValueError as error:
         raise ClipsentError(path, str(error)) from error
     lines = [(number, line) for number, line in enumerate(re.split("\r\n|\n|\r", text), 1) if line.strip()]
@@ -247,15 +248,10 @@ def find_pairs(
 
     Its columns are guid, text_path, image_path, label; paths are relative to the data root.
     """
-    pairs, problems = [], []
+    pairs, problems, numbers = [], [], {guid.lstrip("0"): guid for guid in files}
     for row in rows.itertuples():
         post = files.get(row.guid, {"text": [], "image": []})
-        whole = row.guid.removesuffix(".0")
-        hint = (
-            f", but one of {whole}: a program made a number of the guid"
-            if row.guid not in files and whole in files
-            else ""
-        )
+        hint = "" if row.guid in files else _guess_name(row.guid, files, numbers)
         whole = bool(post["text"] and post["image"])
         kept = whole or bool(stand_ins and (post["text"] or post["image"]))
         for kind, suffix in (("text", "txt"), ("image", "jpg")):
@@ -269,6 +265,15 @@ def find_pairs(
             paths = [f"data/{post[kind][0]}" if post[kind] else stand_ins[kind] for kind in ("text", "image")]
             pairs.append((row.guid, *paths, row.label))
     return pd.DataFrame(pairs, columns=["guid", "text_path", "image_path", "label"]), problems
+
+
+def _guess_name(guid: str, files: dict, numbers: dict[str, str]) -> str:
+    "What a guid without files may have been, for a message."
+    stem, ending = os.path.splitext(guid)
+    if ending.lower() in (".txt", *IMAGE_SUFFIXES) and stem in files:
+        return f", but one of {stem}; leave the ending out"
+    whole = numbers.get(guid.removesuffix(".0").lstrip("0"))
+    return f", but one of {whole}: a program made a number of the guid" if whole else ""
 
 # %% ../nbs/00_data.ipynb #28d09fdd
 def post_file(
@@ -570,6 +575,7 @@ def read_lists(
     rename: str = "",  # Other names of tags; see `choose_labels`
     stand_ins: Mapping[str, str] = {},  # See `find_pairs`
     mvsa: Mvsa | None = None,  # Whose votes labelResultAll.txt has in place of train.txt
+    encoding: str = "auto",  # What the lists are in if they are not UTF-8; auto: decided by their bytes
 ) -> tuple[pd.DataFrame, list[Problem], tuple[str, ...]]:
     """The pairs table of both lists, with `split` ("train" or "test"); what is wrong with lists and folder; the labels.
 
@@ -584,7 +590,7 @@ def read_lists(
             name = VOTES
             rows, found = read_vote_rows(root / name, mvsa)
         else:
-            rows, found = read_list(root / name)
+            rows, found = read_list(root / name, "" if encoding == "auto" else encoding)
         if rows.empty and split == "train":
             raise ClipsentError(root / name, "no posts", todo=NO_LIST)
         known.update(rows.guid)
@@ -786,7 +792,7 @@ def make_splits(
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1,  # Share of the labelled posts to validate on
     seed: Seed = 42,  # Decides which posts validate
     folds: Annotated[int, Field(ge=0)] = 0,  # Also cut train into this many folds, each once validating; 0: none
-    encoding: str = "auto",  # Of texts that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
+    encoding: str = "auto",  # Of texts and lists that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
     labels: Listing = "",  # The classes in their order, by commas; default: those that the posts have
     rename: Listing = "",  # Other names of tags, such as good=positive,bad=negative
     table: Path | None = None,  # All posts: csv, tsv, xlsx, parquet, jsonl or saved data set; relative to the data root
@@ -803,7 +809,7 @@ def make_splits(
     if table:
         pairs, problems, classes = read_rows(table, columns, workspace, labels, rename, stand_ins, encoding)
     else:
-        pairs, problems, classes = read_lists(workspace.posts_root, labels, rename, stand_ins, mvsa)
+        pairs, problems, classes = read_lists(workspace.posts_root, labels, rename, stand_ins, mvsa, encoding)
     posts, found = read_posts(workspace, pairs, encoding)
     problems += found
     workspace.audit_csv.unlink(missing_ok=True)  # of another call
@@ -879,7 +885,13 @@ def fold_tables(
     seed: int,  # Decides which rows go where
     parts: np.ndarray | None = None,  # The fold of each row; default: drawn
 ) -> dict[Path, pd.DataFrame]:
-    "Cut the training rows into folds: fold_i/val.csv is the i-th, fold_i/train.csv all others."
+    """Cut the training rows into folds: fold_i/val.csv is the i-th, fold_i/train.csv all others.
+
+    Raises ClipsentError if there are more folds than groups of copies.
+    """
+    if folds > (most := train.group.nunique()):
+        what = f"more than the {write_count(most, 'post')} that are no copies"
+        raise ClipsentError(f"--folds {folds}", what, todo="cut into fewer")
     if parts is None:
         parts = assign_parts(train.label, train.group, [1 / folds] * folds, seed)
     tables = {}

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 from .files import AtLeastOne, checked, first_few
 
 # %% ../nbs/10_errors.ipynb #60490224
+AGAIN = "make the file again, or name its split with --split-csv"
+
+
 def add_predictions(
     split: pd.DataFrame,  # From `read_split`
     predictions: pd.DataFrame,  # guid, true_label, pred_label; guids that are not there were predicted rightly
@@ -39,11 +42,9 @@ def add_predictions(
         raise ClipsentError("--split-csv", what, todo="give posts with labels")
     given, truth = predictions.set_index("guid"), split.set_index("guid").label
     if odd := given.index[given.index.duplicated() | ~given.index.isin(truth.index)].tolist():
-        raise ClipsentError(source, f"guid {first_few(odd)} is there twice, or not in the split", todo="mine again")
+        raise ClipsentError(source, f"guid {first_few(odd)} is there twice, or not in the split", todo=AGAIN)
     if changed := given.index[given.true_label != truth[given.index]].tolist():
-        raise ClipsentError(
-            source, f"guid {first_few(changed)}: true_label is not that of the split", todo="mine again"
-        )
+        raise ClipsentError(source, f"guid {first_few(changed)}: true_label is not that of the split", todo=AGAIN)
     if unknown := given.index[~given.pred_label.isin(labels)].tolist():
         raise ClipsentError(source, f"guid {first_few(unknown)}: pred_label is none of the labels")
     predicted = given.pred_label.reindex(split.guid).fillna(truth.reindex(split.guid)).to_numpy()

@@ -28,6 +28,7 @@ from dataclasses import field, make_dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
+from warnings import catch_warnings
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -239,12 +240,15 @@ def read_table(
             first = file.readline(99).strip()  # a spreadsheet may say its separator there
         sep, skiprows = (first[4:], 1) if re.fullmatch("sep=.", first) else (",", 0)
         options = {"sep": sep, "skiprows": skiprows, "encoding": encoding}
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, **options)
+        with catch_warnings(
+            action="error", category=pd.errors.ParserWarning
+        ):  # of cells beyond those of the first line
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **options)
     except UnicodeError as error:
         raise ClipsentError(
             path, f"neither UTF-8 nor marked UTF-16 ({first_line(error)})", todo="save it as UTF-8"
         ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise ClipsentError(path, f"not a CSV file ({first_line(error)})", todo=todo) from error
     if missing := [column for column in columns if column not in table]:
         found = f"it has {first_few(list(table.columns), 12)}"
@@ -284,11 +288,15 @@ def read_json(
     Raises ClipsentError if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        values = json.loads(raw.decode(unicode_of(raw)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ClipsentError(path, "no such file", todo=todo) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ClipsentError(path, f"damaged ({error})", todo=todo) from error
+    if not isinstance(values, dict):
+        raise ClipsentError(path, f"damaged (a {type(values).__name__} instead of an object)", todo=todo)
+    return values
 
 # %% ../nbs/00a_files.ipynb #da4eae03
 def read_toml(

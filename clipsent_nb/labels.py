@@ -90,11 +90,13 @@ def own_labels(
     """
     counts = tags[tags.str.fullmatch(NAME.pattern)].value_counts()
     labels = order_labels(counts.index)
-    for rare in counts.index[counts < FEWEST]:
-        if near := difflib.get_close_matches(rare, counts.index[counts > counts[rare]], n=1, cutoff=0.75):
-            what = f"label {rare!r} of {counts[rare]} posts looks like a slip for {near[0]!r}, of {counts[near[0]]}"
-            todo = f"add --rename {rare}={near[0]}, or name all classes with --labels"
-            raise ClipsentError(where, what, "nothing was written", todo)
+    near = {rare: difflib.get_close_matches(rare, counts.index[counts > counts[rare]], 1, 0.75) for rare in labels}
+    slips = {rare: found[0] for rare, found in near.items() if found and counts[rare] < FEWEST}
+    if slips:
+        pairs = [f"{rare!r} ({counts[rare]}) for {one!r} ({counts[one]})" for rare, one in slips.items()]
+        what = f"labels look like slips (number of posts): {first_few(pairs)}"
+        todo = f"add --rename {','.join(map('='.join, slips.items()))}, or name all classes with --labels"
+        raise ClipsentError(where, what, "nothing was written", todo)
     numbers = [one for one in labels if one.lstrip("-")[:1].isdigit() and not re.search("[^\\W\\d]", one)]
     if 0 < len(numbers) < len(labels):
         what = (

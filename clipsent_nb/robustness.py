@@ -315,7 +315,8 @@ def describe_drops(
         costs = f"{row.drop:.3f} on average over its severities, {row.relative_drop:.0%} of the score"
         lines.append(f"`{row.corruption}` costs {costs}.")
     if len(kinds):
-        count = f"{len(clear) or 'None'} of the {len(kinds)} corruptions lower the score by more than luck would"
+        verb = "lowers" if len(clear) == 1 else "lower"
+        count = f"{len(clear) or 'None'} of the {len(kinds)} corruptions {verb} the score by more than luck would"
         lines.append(f"{count}, corrected for their number.")
     for modality, rows in kinds.groupby("modality"):
         lines.append(f"Corrupted {modality}s lose {rows.relative_drop.mean():.1%} of the score on average.")

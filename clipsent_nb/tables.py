@@ -27,8 +27,8 @@ def read_csv_cells(
     "The cells as text; raises ValueError if it is no such file."
     text, _ = decode_text(path.read_bytes(), "" if encoding == "auto" else encoding)
     first, _, rest = text.partition("\n")
-    if told := re.fullmatch(r"sep=(.)\s*", first):
-        return pd.read_csv(io.StringIO(rest), sep=told[1], dtype=str, keep_default_na=False)
+    if written := re.fullmatch(r"sep=(.)\s*", first):
+        return pd.read_csv(io.StringIO(rest), sep=written[1], dtype=str, keep_default_na=False)
     separator = max(",;\t", key=first.count)
     return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
 

@@ -146,6 +146,13 @@ def test_a_guid_that_other_programs_take_for_missing_is_a_guid(tmp_path):
             '"positive,neutral"',
             "two tags, 'positive,neutral'; make them one of negative, neutral, positive",
         ),
+        ("positive", "pos", "unknown tag 'pos'; write negative, neutral, positive"),
+        ("positive", "4.0", "unknown tag '4.0'; write negative, neutral, positive"),
+        ("positive", "긍정", "unknown tag '긍정'; write negative, neutral, positive"),
+        ("positive", "😀", "unknown tag '😀'; write negative, neutral, positive"),
+        ("positive", "neutral/positive", "two tags, 'neutral/positive'; make them one of negative"),
+        ("2,", "2.jpg,", "data/2.jpg.txt: no text of this name, but one of 2; leave the ending out"),
+        ("2,", "02,", "data/02.txt: no text of this name, but one of 2: a program"),
         ("2,", "2.0,", "data/2.0.txt: no text of this name, but one of 2: a program made a number of the guid"),
     ],
 )
@@ -154,6 +161,28 @@ def test_a_list_of_another_tool_is_refused_with_what_is_expected(tmp_path, old, 
     (root / "train.txt").write_text((root / "train.txt").read_text().replace(old, new), encoding="utf-8")
     with pytest.raises(ClipsentError, match=re.escape(what)):
         make_splits(Workspace(root))
+
+
+def test_a_list_is_read_in_the_encoding_that_was_named(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    (root / "train.txt").write_bytes((root / "train.txt").read_text().encode("utf-16-le"))
+    with pytest.raises(ClipsentError, match="train.txt: holds null bytes.*--encoding utf-16-le"):
+        make_splits(Workspace(root))
+    assert len(make_splits(Workspace(root), encoding="utf-16-le").posts) == 40
+
+
+@pytest.mark.parametrize("end", [",", ",5"])
+def test_a_row_with_more_cells_than_the_first_line_moves_no_cell_to_another_column(tmp_path, end):
+    (tmp_path / "v.csv").write_text(f"guid,text_path,image_path,label\n1,a,b,positive{end}\n")
+    with pytest.raises(ClipsentError, match="v.csv: not a CSV file .Length of header"):
+        read_split(tmp_path / "v.csv")
+
+
+def test_more_folds_than_posts_are_refused(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    with pytest.raises(ClipsentError, match="--folds 37: more than the 36 posts that are no copies; cut into fewer"):
+        make_splits(Workspace(root), folds=37)
+    assert not (root / "outputs/splits").exists()
 
 
 def test_posts_that_are_all_copies_are_named(tmp_path):

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -190,7 +191,7 @@ def test_ablated_modality_changes_nothing(config, root, tmp_path):
     config = replace(config, epochs=1, ablate_image=True)
     straight = fit(config)
     shuffled = fit(replace(config, val_csv=tmp_path / "val.csv", output_dir=tmp_path / "other"))
-    assert answers(straight).equals(answers(shuffled))
+    assert np.array_equal(straight.epoch_probabilities, shuffled.epoch_probabilities)
 
 
 def test_history_has_the_promised_columns(config):

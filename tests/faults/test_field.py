@@ -23,7 +23,7 @@ from clipsent_nb.decoding import open_image
 from clipsent_nb.errors import errors
 from clipsent_nb.explain import deletion_curves, explain
 from clipsent_nb.export import OnnxClassifier
-from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_table, read_toml, write_count
+from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
@@ -264,6 +264,11 @@ def test_seeds_of_a_step_that_are_none_are_refused_by_table_and_name(tmp_path, s
         _ = Plan("baseline", {"train": {}, "baseline": {"seeds": seeds}}, Workspace(tmp_path), "s.toml").calls
 
 
+def test_a_command_line_from_a_program_may_hold_paths_and_numbers(tmp_path, capsys):
+    assert main(["splits", "--project-root", tmp_path, "--folds", 2]) == 2
+    assert f"{tmp_path}/data: no such folder" in capsys.readouterr().err
+
+
 def test_steps_that_leave_nothing_to_do_are_refused():
     with pytest.raises(ClipsentError, match="--only, --from and --skip: leave no step to do"):
         choose_steps(only="splits", skip="splits")
@@ -387,6 +392,15 @@ def test_a_file_of_rules_that_a_windows_program_saved_is_read(tmp_path, encoding
     mark = "\ufeff" if encoding == "utf-16-be" else ""
     (tmp_path / "rules.toml").write_text(mark + "[mine]\nreplace_urls = true\n", encoding=encoding)
     assert read_rule_sets(tmp_path / "rules.toml")["mine"]["replace_urls"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_json_file_that_a_windows_program_saved_is_read(tmp_path, encoding):
+    (tmp_path / "config.json").write_text('{"lr": 1}', encoding=encoding)
+    assert read_json(tmp_path / "config.json") == {"lr": 1}
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ClipsentError, match="config.json: damaged .a list instead of an object"):
+        read_json(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("read", [read_table, lambda path: read_toml(path, "--settings")])
