@@ -268,7 +268,7 @@ import tempfile
 from clipsent_nb.files import atomic_write, digest, write_csv, write_json
 from clipsent_nb.runs import RUN_FORMAT, prediction_table
 
-SHARED = ("val_csv", "train_csv", "data_root", "data_fingerprint", "device", "versions", "encoder", "paths")
+SHARED = "labels val_csv train_csv data_root data_fingerprint device versions encoder paths".split()
 
 
 def describe_members(

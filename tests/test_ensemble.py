@@ -39,6 +39,23 @@ def both(*names: str) -> str:
     return ",".join(f"outputs/optimize/{name}" for name in names)
 
 
+def test_an_ensemble_of_other_classes_knows_them(root):
+    names = ["awful", "plain", "lovely"]
+    places = []
+    for name in ("clip", "other"):
+        places.append(altered(root, f"renamed_{name}", labels=names))
+        folder = root / places[-1]
+        table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
+        renamed = dict(zip(("negative", "neutral", "positive"), names, strict=True))
+        table = table.replace(renamed).rename(columns={f"p_{old}": f"p_{new}" for old, new in renamed.items()})
+        table.to_csv(folder / "val_predictions.csv", index=False)
+    made = ensemble(",".join(places), words=False, output_dir=OPTIMIZE / "renamed", workspace=Workspace(root))
+    found = Run.load(made.folder)
+    assert found.classes == tuple(names) and set(found.predictions.pred_label) <= set(names)
+    for name in ("renamed", "renamed_clip", "renamed_other"):
+        shutil.rmtree(root / OPTIMIZE / name)
+
+
 def altered(root: Path, name: str, **values: object) -> str:
     "A copy of a run with other values in config.json."
     folder = shutil.copytree(root / OPTIMIZE / "clip", root / OPTIMIZE / name)

@@ -15,7 +15,7 @@ from clipsent_nb import features, train
 from clipsent_nb.cli import parse
 from clipsent_nb.data import LABELS, make_splits, read_split
 from clipsent_nb.features import TrainedModel, calibrate
-from clipsent_nb.files import ClipsentError, Workspace, write_csv
+from clipsent_nb.files import ClipsentError, Workspace, log, write_csv
 from clipsent_nb.model import image_features, load_encoder, load_processors, read_weights, text_features, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
@@ -191,8 +191,9 @@ def test_a_flag_beside_a_preset_wins_even_with_the_value_of_the_default(root):
     assert (config.image_tower, config.layer_decay) == ("frozen", 0.85)
 
 
-def test_a_preset_is_logged_as_the_flags_that_make_the_same_run(root, caplog):
-    caplog.set_level("INFO")
+def test_a_preset_is_logged_as_the_flags_that_make_the_same_run(root, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="clipsent_nb")
+    monkeypatch.setattr(log, "propagate", True)  # a command in the same process has its own handler
     for name in PRESETS:
         caplog.clear()
         wanted = parse("optimize", ["--preset", name]).keywords["config"]
