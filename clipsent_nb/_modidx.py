@@ -551,7 +551,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.files.arguments_of': ('files.html#arguments_of', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.atomic_write': ('files.html#atomic_write', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.checked': ('files.html#checked', 'clipsent_nb/files.py'),
-                                   'clipsent_nb.files.describe_os_error': ('files.html#describe_os_error', 'clipsent_nb/files.py'),
+                                   'clipsent_nb.files.describe_error': ('files.html#describe_error', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.digest': ('files.html#digest', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.first_few': ('files.html#first_few', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.first_line': ('files.html#first_line', 'clipsent_nb/files.py'),

@@ -20,7 +20,7 @@ import pandas as pd
 
 from clipsent_nb.files import (
     ClipsentError,
-    describe_os_error,
+    describe_error,
     digest,
     first_few,
     first_line,
@@ -195,12 +195,10 @@ def try_report(
     folder = config.resolve(config.output_dir).resolve()
     try:
         execute("run", folder, run_parameters(config), threads=threads, minutes=minutes, watch=watch)
-    except OSError as error:
-        return describe_os_error(error)
+    except (ClipsentError, OSError, ImportError) as error:
+        return " ".join(describe_error(error).split())
     except Exception as error:  # whatever it is, the other runs go on
-        return " ".join(
-            (str(error) if isinstance(error, ClipsentError) else f"{type(error).__name__}: {first_line(error)}").split()
-        )
+        return " ".join(f"{type(error).__name__}: {first_line(error)}".split())
     return ""
 
 # %% ../nbs/05a_batches.ipynb #9ee984b0

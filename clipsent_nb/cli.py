@@ -313,7 +313,7 @@ def find_signal(error: BaseException | None) -> int | None:
     return None if error is None else error.args[0] if isinstance(error, Ended) else signal.SIGINT
 
 # %% ../nbs/cli.ipynb #c11f0013
-from clipsent_nb.files import describe_os_error, show_progress
+from clipsent_nb.files import describe_error, show_progress
 from clipsent_nb.report import kept_kernels
 
 TOGETHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -374,11 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ClipsentError, OSError, MemoryError) as error:
-        line = describe_os_error(error) if isinstance(error, OSError) else str(error)
-        if isinstance(error, MemoryError):
-            line = "this machine: out of memory; what was complete is kept"
-        print(f"clipsent {name}: error: {line}", file=sys.stderr)
+    except (ClipsentError, OSError, MemoryError, ImportError) as error:
+        print(f"clipsent {name}: error: {describe_error(error)}", file=sys.stderr)
         return 2
     except BaseException as error:
         if (number := find_signal(error)) is None:

@@ -128,7 +128,7 @@ def find_cards() -> list[str]:
     return [f"{card.name}, {card.total_memory / 2**30:.0f} GiB" for card in cards]
 
 # %% ../nbs/doctor.ipynb #ca833c37
-from .files import ClipsentError, Workspace, checked, describe_os_error, locked
+from .files import ClipsentError, Workspace, checked, describe_error, locked
 
 
 def folder_bytes(folder: Path) -> int:
@@ -289,6 +289,6 @@ def clean_cache(
             try:
                 shutil.rmtree(store) if store.is_dir() else store.unlink()
             except OSError as error:
-                raise ClipsentError(store, describe_os_error(error), todo="end the runs that use it") from error
+                raise ClipsentError(store, describe_error(error), todo="end the runs that use it") from error
         lines.append(f"{name}: {describe_bytes(sizes[name])} removed")
     return "\n".join(lines or [f"{workspace.cache}: no caches"])

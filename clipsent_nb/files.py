@@ -109,10 +109,17 @@ CLOSED = ("may not be read or written", "nothing was changed there", "make it wr
 ADVICE = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EACCES: CLOSED, errno.EROFS: CLOSED}
 
 
-def describe_os_error(
-    error: OSError,  # Of the machine
+def describe_error(
+    error: BaseException,  # Our own, or one of the machine and what is installed on it
 ) -> str:
-    "What a user reads about an error of the operating system."
+    "What a user reads about an error that is no fault of the code."
+    if isinstance(error, MemoryError):
+        return format_message("this machine", "out of memory", "what was complete is kept")
+    if isinstance(error, ImportError):
+        what = f"cannot be imported ({first_line(error)})"
+        return format_message(error.name or "a package", what, todo="install the package that it belongs to again")
+    if not isinstance(error, OSError):
+        return str(error)
     reason = error.strerror or first_line(error)
     what, done, todo = ADVICE.get(error.errno, (reason, "", ""))
     return format_message(

@@ -363,7 +363,7 @@ def is_complete(plan: Plan, entry: Mapping[str, object], inputs: Mapping[str, st
 import time
 from collections.abc import Callable
 
-from clipsent_nb.files import describe_os_error
+from clipsent_nb.files import describe_error
 
 
 def perform(
@@ -376,8 +376,8 @@ def perform(
         failed = sum(len(getattr(result, "failed", ())) for result in results)
         if failed:
             state, reason = "incomplete", f"{failed} of its runs failed; the next call tries them again"
-    except (ClipsentError, OSError) as error:
-        state, reason = "failed", describe_os_error(error) if isinstance(error, OSError) else str(error)
+    except (ClipsentError, OSError, ImportError) as error:
+        state, reason = "failed", describe_error(error)
     for result in results:
         with suppress(OSError, ValueError):
             print(result, flush=True)

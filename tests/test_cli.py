@@ -109,12 +109,11 @@ def test_the_package_offers_its_names_at_no_cost():
     assert all(name in done.stdout for name in ("Classifier", "TrainConfig", "fit", "make_splits", "predict_file"))
 
 
-def test_every_offered_name_exists():
-    import clipsent_nb
-
-    for name in clipsent_nb.__all__:
-        assert getattr(clipsent_nb, name) is not None
-    assert not hasattr(clipsent_nb, "no_such_name")
+def test_a_package_that_is_not_whole_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "clipsent_nb.badcases", None)
+    assert main(["mine", "--project-root", str(tmp_path)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "clipsent_nb.badcases: cannot be imported" in line
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -108,6 +108,7 @@ def test_a_command_writes_its_report_unless_told_not_to(command):
 @pytest.mark.parametrize("name, home", clipsent_nb._HOMES.items())
 def test_what_the_package_offers_is_there_and_comes_from_its_module(name, home):
     offered = getattr(clipsent_nb, name)
+    assert not hasattr(clipsent_nb, "no_such_name")
     assert getattr(offered, "__module__", f"clipsent_nb.{home}") == f"clipsent_nb.{home}"
 
 

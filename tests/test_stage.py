@@ -158,6 +158,9 @@ def test_a_failed_step_stops_only_what_needs_it(project):
     assert set(project.done) == set(STEPS) - {"robustness"}
     page = (project.root / "outputs/reports/index.html").read_text(encoding="utf-8")
     assert "guid 7: broken picture" in page
+    project.failing["heads"] = ModuleNotFoundError("No module named 'cleanlab'", name="cleanlab")
+    with pytest.raises(ClipsentError, match="heads failed, cleanlab: cannot be imported .* robustness blocked"):
+        project.run()
     project.failing.clear()
     assert project.run() == ["heads", "robustness", "compare"]
 
