@@ -7,7 +7,6 @@ __all__ = ['LEFT_OUT', 'Problem', 'audit_table', 'posts_left_out', 'settle_probl
            'duplicate_groups', 'find_copies', 'read_split', 'with_content', 'SplitReport', 'make_splits']
 
 # %% ../nbs/00_data.ipynb #6a3fc7b6
-import codecs
 import csv
 import io
 import itertools
@@ -101,7 +100,8 @@ def settle_problems(
 def _check_share(left_out: dict[str, Problem], total: int, where: Path | str, workspace: Workspace) -> None:
     "Warn about posts that were left out, or raise ClipsentError if they are too many."
     first = next(iter(left_out.values()))
-    place = (f"guid {first.guid}: " if first.guid else "") + f"{first.file}: {first.what}"
+    file = first.file if len(first.file) <= 200 else f"{first.file[:80]!r}…"
+    place = (f"guid {first.guid}: " if first.guid else "") + f"{file}: {first.what}"
     what = f"{len(left_out)} of {total} posts cannot be used; the first, {place}"
     allowed, some_left = int(round(parse_percent(workspace.max_bad) * total, 6)), len(left_out) < total
     if len(left_out) <= allowed and some_left and not workspace.strict:
@@ -593,7 +593,7 @@ def read_lists(
             rows, found = read_list(root / name, "" if encoding == "auto" else encoding)
         if rows.empty and split == "train":
             raise ClipsentError(root / name, "no posts", todo=NO_LIST)
-        known.update(rows.guid)
+        known.update(rows.guid, (one.guid for one in found))
         if split == "train":
             labels, rows["label"] = choose_labels(rows.label, labels, rename, root / name)
         usable, odd = check_list(rows, name, labels if split == "train" else ())
@@ -697,9 +697,8 @@ def _report_lines(report: SplitReport) -> list[str]:
         lines.append(f"  largest: group {row.group}, {', '.join(held)}")
     entries = write_count(len(report.audit), "entry", "entries")
     lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {entries}"]
-    for name, key, content in (("text", "text_digest", b""), ("picture", "image_digest", NO_PICTURE)):
-        if count := report.posts[key].eq(digest(content)).sum():
-            lines.append(f"kept without a {name}: {count}")
+    lacking = {"text": report.posts.start.eq(""), "picture": report.posts.image_digest.eq(digest(NO_PICTURE))}
+    lines += [f"kept without a {name}: {which.sum()}" for name, which in lacking.items() if which.any()]
     lines += [f"  {count:5} {what}" for what, count in Counter(report.audit.problem).most_common(8)]
     lines += [f"  named in {outputs / 'audit.csv'}"] * bool(len(report.audit)) + [f"written to {report.folder}"]
     if absent := [label for label in LABELS if label not in report.labels and set(report.labels) < set(LABELS)]:
@@ -753,6 +752,9 @@ def read_rows(
         pairs.append(usable.assign(split=split, label=usable.label.where(usable.label.isin(labels), "")))
         problems += odd
     pairs = pd.concat(pairs, ignore_index=True)
+    for row in pairs[pairs.guid.duplicated()].itertuples():
+        where = f"{path.name}:{row.line}"
+        problems.append(Problem(row.guid, where, "in test and in another part", "kept in both; its label is known"))
     pairs, found = fill_missing(pairs, path.name, stand_ins)
     return pairs.drop(columns="line"), problems + found, labels
 
@@ -811,7 +813,7 @@ def make_splits(
     else:
         pairs, problems, classes = read_lists(workspace.posts_root, labels, rename, stand_ins, mvsa, encoding)
     posts, found = read_posts(workspace, pairs, encoding)
-    problems += found
+    problems += [one for one in found if one.file not in stand_ins.values()]  # what these lack is said already
     workspace.audit_csv.unlink(missing_ok=True)  # of another call
     total = len({*posts_left_out(problems), *posts.guid})
     settle_problems(problems, total, workspace.posts_root, workspace)
@@ -837,7 +839,9 @@ def _check_settings(folds: int, encoding: str, table: Path | None, columns: Colu
     ):
         raise ClipsentError(named[0], "is a column of no table", todo="say which with --table")
     try:
-        codecs.lookup("utf-8" if encoding == "auto" else encoding)
+        b"a".decode("utf-8" if encoding == "auto" else encoding)
+    except UnicodeDecodeError:  # utf-16, of which a letter is no text
+        pass
     except (LookupError, ValueError) as error:
         known = "auto, utf-8, gb18030, cp1252, big5, shift_jis and euc_kr are some of those that there are"
         raise ClipsentError(f"--encoding {encoding}", "no such encoding", todo=known) from error

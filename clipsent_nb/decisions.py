@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .objective import apply_temperature, check_ids, fit_temperature, score
+from .objective import apply_temperature, check_ids, class_names, fit_temperature, score
 from .stats import group_numbers
 
 # %% ../nbs/03b_decisions.ipynb #dd366726
@@ -27,7 +27,8 @@ def cross_fit_temperature(
     An answer that is the same for all posts has nothing that a temperature could mend, and stays as it is.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
-    scaled, y_true = np.array(probs, dtype=float), np.asarray(y_true)
+    scaled = np.array(probs, dtype=float)
+    y_true = check_ids(y_true, "y_true", len(scaled), class_names(scaled.shape[1] - 1))
     if np.ptp(scaled, axis=0).max() == 0:
         return scaled
     logits = np.log(np.clip(scaled, 1e-12, None))
@@ -49,7 +50,8 @@ def fit_calibration(
 
     The temperature is 1, and nothing else is there, where none helps.
     """
-    y_true, probs = np.asarray(y_true), np.asarray(probs, dtype=float)
+    probs = np.asarray(probs, dtype=float)
+    y_true = check_ids(y_true, "y_true", len(probs), class_names(probs.shape[1] - 1))
     group = group_numbers(groups, len(probs))
     if group.max() < 1 or (probs.argmax(axis=1) == y_true).all():
         return {"temperature": 1.0}
@@ -71,7 +73,8 @@ def risk_coverage(
     Source: El-Yaniv and Wiener, 2010, "On the Foundations of Noise-free Selective Classification".
     """
     probs = np.asarray(probs, dtype=float)
-    posts = pd.DataFrame({"confidence": probs.max(axis=1), "wrong": probs.argmax(axis=1) != np.asarray(y_true)})
+    y_true = check_ids(y_true, "y_true", len(probs), class_names(probs.shape[1] - 1))
+    posts = pd.DataFrame({"confidence": probs.max(axis=1), "wrong": probs.argmax(axis=1) != y_true})
     table = posts.groupby("confidence").wrong.agg(["size", "sum"]).sort_index(ascending=False).cumsum()
     rates = {"coverage": table["size"] / len(posts), "error_rate": table["sum"] / table["size"]}
     return table.assign(**rates).reset_index()[["confidence", "coverage", "error_rate"]]
@@ -100,7 +103,7 @@ def conformal_threshold(
     """
     probs = np.asarray(probs, dtype=float)
     first = np.unique(group_numbers(groups, len(probs)), return_index=True)[1]
-    ids = check_ids(y_true, "y_true", len(probs), [str(number) for number in range(probs.shape[1])])
+    ids = check_ids(y_true, "y_true", len(probs), class_names(probs.shape[1] - 1))
     own = np.sort(probs[first, ids[first]])
     place = int(np.floor((len(own) + 1) * alpha))
     return float(own[place - 1]) if place else 0.0

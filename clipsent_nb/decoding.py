@@ -278,7 +278,7 @@ def open_image(
             UnidentifiedImageError: f"broken, or no {', '.join(FORMATS)}",
             Image.DecompressionBombError: f"more than {MOST_PIXELS / 1e6:.0f} million pixels; scale it down",
         }
-        default = f"broken picture ({first_line(error)})"
+        default = f"broken picture ({getattr(error, 'strerror', None) or first_line(error)})"
         name = name or (source if isinstance(source, Path | str) else type(source).__name__)
         raise ClipsentError(name, what.get(type(error), default)) from error
 
@@ -333,7 +333,7 @@ def pair_posts(
         if isinstance(given, UNFIT) or not isinstance(given, Iterable):
             what, todo = f"are one {type(given).__name__}", "give lists, for one post predict([text], [image])"
             raise ClipsentError(name, what, todo=todo)
-    if not isinstance(batch_size, Integral) or batch_size < 1:
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
         raise ClipsentError(f"batch_size {batch_size!r}", "must be a whole number from 1 on")
     return _checked_posts(zip_longest(texts, images, fillvalue=_MISSING))
 

@@ -567,7 +567,11 @@ class TrainedModel:
         load_exact(model, state, weights, built, config["labels"])
         processors = load_processors(encoder)
         check_parts(model.encoder, *processors, encoder)
-        device = torch.device(device) if device else find_device()
+        try:
+            device = torch.device(device) if device else find_device()
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ClipsentError(f"device {device}", "no such device on this machine", todo="leave it out") from error
         try:
             dtype = compute_dtype(str(config["precision"]), device)
         except ClipsentError:
@@ -598,6 +602,8 @@ class TrainedModel:
 
     def probabilities(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> np.ndarray:
         "Class probabilities [N, C] of prepared posts."
+        if not len(inputs):
+            return np.empty((0, len(self.labels)))
         return self.feature_probabilities(self.encode(inputs, batch_size))
 
     def memory_probabilities(

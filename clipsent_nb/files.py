@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import field, make_dataclass
 from functools import lru_cache, wraps
+from numbers import Number
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 from warnings import catch_warnings
@@ -501,8 +502,10 @@ def checked(
 # %% ../nbs/00a_files.ipynb #f6f11846
 def _with_commas(values: object) -> object:
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set):  # these have no order
-        return ",".join(map(str, values))
-    return str(values) if isinstance(values, int | float) and not isinstance(values, bool) else values
+        values = list(values)
+        plain = all(isinstance(one, str | Number | Path | Sequence) for one in values)
+        return ",".join(map(str, values)) if plain else values
+    return str(values) if isinstance(values, int | float | Path) and not isinstance(values, bool) else values
 
 
 Listing = Annotated[str, BeforeValidator(_with_commas)]

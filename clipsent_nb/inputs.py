@@ -254,7 +254,7 @@ def inputs_from_memory(
     preprocessor = ImagePreprocessor.from_processor(processors[1])
 
     def look(number: int) -> np.ndarray:
-        path = f" ({images[number]})" if isinstance(images[number], Path | str) else ""
+        path = f" ({str(images[number])[:200]})" if isinstance(images[number], Path | str) else ""
         return preprocessor.pixels(open_image(images[number], f"picture {first + number}{path}"))
 
     pixels = list(in_threads(look, range(len(images)), worker_count(workers)))
@@ -271,7 +271,13 @@ def find_files(
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """The posts whose two files can be read, with text_file, image_file (paths) and text_digest, image_digest (as they
     are now); and what is wrong with the others.
+
+    Raises ClipsentError if a column is missing.
     """
+    if lacking := [name for name in ("guid", "text_path", "image_path") if name not in posts]:
+        raise ClipsentError(
+            "posts", f"no column {first_few(lacking)}", f"there are {first_few(list(map(str, posts)), 12)}"
+        )
     problems, files = [], {}
     for kind in ("text", "image"):
         column, found = f"{kind}_path", []

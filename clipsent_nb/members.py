@@ -16,7 +16,7 @@ import pandas as pd
 from .cleaning import active_rules, clean_text
 from .data import Problem, read_split, settle_problems
 from .decoding import LONGEST_TEXT, read_text
-from .files import ClipsentError, Workspace, atomic_write, read_json, write_json
+from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
 from .inputs import find_files, label_numbers
 from .runs import prediction_table
 
@@ -76,13 +76,13 @@ class WordModel:
         "The posts that can be read, and the columns of val_predictions.csv; see `TrainedModel.predict_posts`."
         found, problems = find_files(posts, workspace)
         texts, encodings = {}, found.get("encoding", [""] * len(found))
-        for guid, path, encoding in zip(found.guid, found.text_file, encodings, strict=True):
+        for row, (guid, path, encoding) in enumerate(zip(found.guid, found.text_file, encodings, strict=True)):
             try:
-                texts[guid] = read_text(path, encoding)[0]
+                texts[row] = read_text(path, encoding)[0]
             except (ClipsentError, OSError) as error:
                 problems.append(Problem(guid, path, getattr(error, "what", str(error))))
         settle_problems(problems, len(posts), where, workspace)
-        found = found[found.guid.isin(texts)].reset_index(drop=True)
+        found = found.iloc[list(texts)].reset_index(drop=True)
         ids = label_numbers(found.label if "label" in found else [""] * len(found), found.guid, self.labels)
         return found, prediction_table(found, ids, self.memory_probabilities(list(texts.values())), self.labels)
 
@@ -140,16 +140,18 @@ class Ensemble:
     folder: Path | None = None  # where it was saved
 
     @classmethod
+    @checked
     def load(
         cls,
-        folder: Path,  # Written by `clipsent ensemble`
-        device: str | None = None,  # Where to compute; default: the best that this machine has
+        folder: Path | str,  # Written by `clipsent ensemble`
+        device: object = None,  # Where to compute; default: the best that this machine has
     ) -> Self:
         """Load an ensemble with all of its members.
 
         Raises ClipsentError if a member is missing, damaged, or tells other classes apart.
         """
-        values, members = read_json(folder / "ensemble.json", "make the ensemble again"), []
+        folder, members = Path(folder), []
+        values = read_json(folder / "ensemble.json", "make the ensemble again")
         for one in values["members"]:
             place = folder / one["folder"]
             words = (place / "words.json").is_file()
@@ -188,7 +190,7 @@ class Ensemble:
         tables = []
         for one in self.members:  # each is asked about the posts that those before could read
             posts, table = one.predict_posts(posts, workspace, where, batch_size)
-            tables.append(table.set_index("guid"))
+            tables.append(table.drop_duplicates("guid").set_index("guid"))
         columns = [f"p_{label}" for label in self.labels]
         parts = [table.loc[posts.guid, columns].to_numpy() for table in tables]
         ids = label_numbers(posts.label if "label" in posts else [""] * len(posts), posts.guid, self.labels)

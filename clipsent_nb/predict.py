@@ -25,6 +25,24 @@ from clipsent_nb.runs import prediction_table, read_predictions
 BLOCK = 256  # posts that are in memory at a time
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image]
 
+# %% ../nbs/11_predict.ipynb #a5ha2e01
+from typing import Annotated
+
+from pydantic import Field
+
+from clipsent_nb.runs import Share
+
+Inside = Annotated[float, Field(gt=0, lt=1)]
+
+
+@checked
+def check_shares(
+    abstain_below: Share | None = None,  # See `PostReader.predict`
+    alpha: Inside = 0.1,  # See `PostReader.predict_sets`
+) -> tuple[float | None, float]:
+    "Both as numbers; raises ClipsentError if one is none, or out of its range."
+    return abstain_below, alpha
+
 # %% ../nbs/11_predict.ipynb #4cedd2cd
 class PostReader:
     "What a model that gives `memory_probabilities` can do with posts in memory."
@@ -40,6 +58,7 @@ class PostReader:
 
         Raises ClipsentError that names the post if a picture is broken, a text is none, or one of the two is missing.
         """
+        abstain_below, _ = check_shares(abstain_below)
         posts, tables = pair_posts(texts, images, batch_size), []
         while (block := list(islice(posts, BLOCK))) or not tables:
             tables.append(self._predict_block(block, len(tables) * BLOCK, batch_size))
@@ -55,6 +74,7 @@ class PostReader:
             columns=["guid", "true_label", "group"]
         )
 
+    @checked
     def confidence_at(
         self,
         coverage: float,  # Share of posts that shall be answered, above 0 and at most 1
@@ -81,8 +101,7 @@ class PostReader:
         Raises ClipsentError for another alpha, posts that cannot be used, or a model without val_predictions.csv.
         Source: Sadinle, Lei and Wasserman, 2019, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels".
         """
-        if not 0 < alpha < 1:
-            raise ClipsentError(f"alpha {alpha}", "must be above 0 and below 1")
+        _, alpha = check_shares(alpha=alpha)
         columns, known = [f"p_{label}" for label in self.labels], self._validation()
         truth = known.true_label.map(self.labels.index)
         threshold = conformal_threshold(truth, known[columns], alpha, known.group)
@@ -123,7 +142,6 @@ from dataclasses import replace
 from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list, read_split
 from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
-from clipsent_nb.runs import Share
 
 
 def read_test_posts(

@@ -33,7 +33,7 @@ def read_recipes(
             )
         preset = section.get("preset", "spec")
         own = {key: value for key, value in section.items() if key != "preset"}
-        if preset not in PRESETS:
+        if preset not in list(PRESETS):
             raise ClipsentError(where, f"no preset {preset!r}", todo=f"choose one of {', '.join(PRESETS)}")
         fixed = EXECUTION_ONLY | {"seed"}
         if odd := [key for key in own if key in fixed or key not in TrainConfig.__dataclass_fields__]:

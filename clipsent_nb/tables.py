@@ -6,7 +6,9 @@
 __all__ = ['USUAL_NAMES', 'PARTS', 'Columns', 'find_columns', 'read_post_table', 'join_votes', 'read_votes']
 
 # %% ../nbs/00e_tables.ipynb #c45db017
+import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,22 +17,57 @@ from pathlib import Path
 
 import pandas as pd
 
-from .decoding import decode_text
-from .files import ClipsentError, Workspace, atomic_write, digest, first_few, first_line, log, settings
+from .decoding import LEGACY, decode_text
+from clipsent_nb.files import (
+    ClipsentError,
+    Workspace,
+    atomic_write,
+    digest,
+    first_few,
+    first_line,
+    log,
+    settings,
+    write_count,
+)
 from .labels import plain_tag
 
 # %% ../nbs/00e_tables.ipynb #6fad70e0
+def table_text(
+    path: Path,  # Of a text file
+    encoding: str,  # See `decode_text`; auto: decided by the bytes
+) -> str:
+    "What a file holds; a warning names the encoding if it was guessed."
+    text, found = decode_text(path.read_bytes(), "" if encoding == "auto" else encoding)
+    if encoding == "auto" and found in LEGACY:
+        todo = "if it is not, save the file as UTF-8, or name what it is in by --encoding"
+        log.warning("warning: %s: read as %s, which is a guess; %s", path.name, found, todo)
+    return text
+
+
 def read_csv_cells(
     path: Path,  # Of a .csv or .tsv file
     encoding: str,  # See `decode_text`; auto: decided by the bytes
 ) -> pd.DataFrame:
-    "The cells as text; raises ValueError if it is no such file."
-    text, _ = decode_text(path.read_bytes(), "" if encoding == "auto" else encoding)
+    "The cells as text; raises ValueError that names the line if a row has other cells than the first one has names."
+    text = table_text(path, encoding)
     first, _, rest = text.partition("\n")
-    if written := re.fullmatch(r"sep=(.)\s*", first):
-        return pd.read_csv(io.StringIO(rest), sep=written[1], dtype=str, keep_default_na=False)
-    separator = max(",;\t", key=first.count)
-    return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    written = re.fullmatch(r"sep=(.)\s*", first)
+    separator = written[1] if written else max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(rest if written else text, newline=""), delimiter=separator, strict=True)
+    before, rows = csv.field_size_limit(2**31 - 1), []
+    try:
+        for row in reader:
+            if len(row) < 2 and not "".join(row).strip():
+                continue
+            if rows and len(row) != len(rows[0]):
+                raise csv.Error(f"{write_count(len(row), 'cell')} instead of {len(rows[0])}")
+            rows.append(row)
+    except csv.Error as error:
+        line = reader.line_num + bool(written)
+        raise ValueError(f"line {line}: {error}; put quotes around cells with a {separator!r} or a quote") from error
+    finally:
+        csv.field_size_limit(before)
+    return pd.DataFrame(rows[1:], columns=rows[0] if rows else [], dtype=object)
 
 # %% ../nbs/00e_tables.ipynb #2380ca99
 @contextmanager
@@ -49,8 +86,14 @@ def optional_reader(path: Path) -> Iterator[None]:
 
 def read_json_lines(path: Path, encoding: str) -> pd.DataFrame:
     "A row for each line that holds an object."
-    text, _ = decode_text(path.read_bytes(), "" if encoding == "auto" else encoding)
-    return pd.DataFrame([json.loads(line) for line in text.splitlines() if line.strip()], dtype=object)
+    rows = [
+        (number, json.loads(line))
+        for number, line in enumerate(table_text(path, encoding).split("\n"), 1)
+        if line.strip()
+    ]
+    if odd := [number for number, row in rows if not isinstance(row, dict)]:
+        raise ValueError(f'line {odd[0]}: no JSON object; write one with all cells of a post, such as {{"text": ...}}')
+    return pd.DataFrame([row for _, row in rows], dtype=object)
 
 # %% ../nbs/00e_tables.ipynb #02c600b5
 def read_saved_dataset(folder: Path) -> pd.DataFrame:
@@ -91,6 +134,8 @@ def read_cells(
         raise ClipsentError(
             f"--table {path}", "of an unknown kind", todo=f"give one of {', '.join(readers)}, or a saved data set"
         )
+    if path.is_dir() and not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        raise ClipsentError(f"--table {path}", "a folder that holds no saved data set", todo="give a file")
     with optional_reader(path):
         table = reader()
     if table.empty:
@@ -129,13 +174,19 @@ def find_columns(
 
     Raises ClipsentError if one that is named is not there, two have usual names for one thing, or text or label is missing.
     """
-    found, there = {}, {str(name).strip().lower(): name for name in table.columns}
+    found, there = {}, {}
+    for name in table.columns:
+        there.setdefault(str(name).strip().lower(), []).append(name)
     for part, usual in USUAL_NAMES.items():
         flag, given = f"--{part}-column", getattr(columns, f"{part}_column")
         if given and given not in table:
             todo = f"there are {first_few([str(name) for name in table.columns], 20)}"
             raise ClipsentError(f"{flag} {given}", f"no such column in {where}", todo=todo)
-        names = [given] if given else [there[name] for name in usual if name in there]
+        names = (
+            [given] * list(table.columns).count(given)
+            if given
+            else [name for one in usual for name in there.get(one, [])]
+        )
         if len(names) > 1:
             raise ClipsentError(where, f"{' and '.join(names)} could both be the {part}", todo=f"say which with {flag}")
         if not names and part in ("text", "image", "label"):
@@ -143,6 +194,10 @@ def find_columns(
             raise ClipsentError(where, f"no column for the {part}", todo=todo)
         if names:
             found[part] = names[0]
+    if twice := [(part, other) for part, other in itertools.combinations(found, 2) if found[part] == found[other]]:
+        part, other = twice[0]
+        what = f"column {found[part]} would be both {part} and {other}"
+        raise ClipsentError(where, what, todo=f"say which with --{part}-column and --{other}-column")
     log.info("%s: %s", where, ", ".join(f"{part} from column {name}" for part, name in found.items()))
     return found
 
@@ -175,7 +230,17 @@ def as_text(cell: object) -> str:
     "A cell as text: whole numbers without a fraction, missing ones as nothing."
     if cell is None or (isinstance(cell, float) and cell != cell) or cell is pd.NA:
         return ""
+    cell = cell.decode(errors="replace") if isinstance(cell, bytes) else cell
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def names_files(
+    texts: Sequence[str],  # Of a few cells
+    workspace: Workspace,  # Has the data root
+) -> bool:
+    "Whether all texts are names of files."
+    short = all(0 < len(text) < 200 and "\0" not in text for text in texts)
+    return bool(texts) and short and all((workspace.posts_root / text).is_file() for text in texts)
 
 
 def picture_path(cell: object, workspace: Workspace) -> str:
@@ -216,7 +281,14 @@ def read_post_table(
     guids = cells["id"].map(as_text) if "id" in cells else pd.Series(range(1, 1 + len(table))).map(str)
     texts = cells["text"].map(as_text)
     if str(found["text"]).lower() != "text_path":
-        texts = [keep_content(text.encode(errors="surrogatepass"), ".txt", workspace) if text else "" for text in texts]
+        if names_files([text for text in texts if text][:5], workspace):
+            what = f"column {found['text']} names files, such as {texts.iloc[0]}"
+            raise ClipsentError(path, what, todo="call a column of text files text_path")
+        contents = [
+            bytes(cell) if isinstance(cell, bytes) else as_text(cell).encode(errors="surrogatepass")
+            for cell in cells["text"]
+        ]
+        texts = [keep_content(content, ".txt", workspace) if content.strip() else "" for content in contents]
     rows = pd.DataFrame(
         {"guid": guids, "label": cells["label"].map(as_text).map(plain_tag), "line": range(2, 2 + len(table))}
     )

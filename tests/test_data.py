@@ -146,7 +146,7 @@ def test_a_guid_that_other_programs_take_for_missing_is_a_guid(tmp_path):
             '"positive,neutral"',
             "two tags, 'positive,neutral'; make them one of negative, neutral, positive",
         ),
-        ("39,negative", "39,4.0", "unknown tag '4.0'; write negative, neutral, positive"),
+        ("39,negative", "39,4.0", "unknown tag '4'; write negative, neutral, positive"),
         ("39,negative", "39,긍정", "unknown tag '긍정'; write negative, neutral, positive"),
         ("39,negative", "39,😀", "unknown tag '😀'; write negative, neutral, positive"),
         ("39,negative", "39,neutral/positive", "two tags, 'neutral/positive'; make them one of negative"),

@@ -15,7 +15,7 @@ from clipsent_nb.ensemble import WEIGHING, cross_fit_ensemble, ensemble
 from clipsent_nb.explain import explain
 from clipsent_nb.export import export
 from clipsent_nb.files import ClipsentError, Workspace, atomic_write, write_json
-from clipsent_nb.predict import Classifier
+from clipsent_nb.predict import Classifier, EnsembleClassifier
 from clipsent_nb.runs import Run
 from clipsent_nb.train import sample_run
 
@@ -54,6 +54,13 @@ def test_an_ensemble_of_other_classes_knows_them(root):
     assert found.classes == tuple(names) and set(found.predictions.pred_label) <= set(names)
     for name in ("renamed", "renamed_clip", "renamed_other"):
         shutil.rmtree(root / OPTIMIZE / name)
+
+
+def test_an_ensemble_is_loaded_by_its_name_and_takes_a_post_twice(root):
+    found = EnsembleClassifier.load(str(root / OPTIMIZE / "ensemble"))
+    posts = read_split(root / "outputs/splits/val.csv").head(2).iloc[[0, 1, 0]]
+    table = found.predict_posts(posts, Workspace(root))[1]
+    assert table.guid.tolist() == posts.guid.tolist() and table.confidence[0] == table.confidence[2]
 
 
 def altered(root: Path, name: str, **values: object) -> str:

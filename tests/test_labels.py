@@ -30,6 +30,8 @@ def chosen(tags: str, each: int = 6, **options: str) -> tuple[str, ...]:
         ("Positive NEGATIVE neutral null", LABELS),
         ("pos neg NEU", LABELS),
         ("-1 0 1", LABELS),
+        ("-1.0 0.0 +1", LABELS),
+        ("−1 0 1", LABELS),
         ("负面 中性 正面", LABELS),
         ("消极 中性 积极", LABELS),
         ("positive neg 积极 neu", LABELS),
@@ -61,6 +63,8 @@ def test_labels_can_be_given_in_an_order_and_tags_be_renamed():
         ("positive 1", {}, r"tags are numbers \(1\) and words"),
         ("good bad", {"wanted": "good,good"}, "number of labels 2"),
         ("good bad", {"rename": "good"}, "--rename good: 'good' is not old=new"),
+        ("good bad", {"rename": "good=a,good=b"}, "'good' has two new names"),
+        ("good bad", {"rename": "goood=good"}, "--rename goood=good: no post has the tag 'goood'"),
     ],
 )
 def test_tags_that_are_no_labels_are_refused(tags, options, what):

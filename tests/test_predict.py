@@ -53,6 +53,7 @@ def test_inputs_are_not_replaced(root, output):
         (["hi"], ["x.jpg"], r"picture 0 \(x.jpg\): no such picture"),
         (["hi"], [b"no picture" * 99], "picture 0: broken"),
         (["hi"], [7], "picture 0: no picture but of type int"),
+        (["hi"], ["data:image/jpeg;base64," + 9999 * "A"], r"picture 0 \(data:image/jpeg;base64,A+\): broken picture"),
         (["hi"], [np.zeros((3, 8, 8, 2))], "picture 0: broken picture"),
         (["ok", "\ud83d"], [Image.new("RGB", (9, 9))] * 2, "text 1: holds half of a character"),
     ],
@@ -60,7 +61,7 @@ def test_inputs_are_not_replaced(root, output):
 def test_misshapen_posts_are_named_in_a_short_line(classifier, texts, images, message):
     with pytest.raises(ClipsentError, match=message) as caught:
         classifier.predict(texts, images)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 300
 
 
 def test_no_posts_give_an_empty_table(classifier):
@@ -162,6 +163,36 @@ def test_thresholds_that_mean_nothing_are_refused_before_anything_is_written(roo
     with pytest.raises(ClipsentError, match=message):
         predict_file(WEIGHTS, Workspace(root), **{"output": "new/file.txt"} | options)
     assert not (root / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("predict", {"abstain_below": 50}, "--abstain-below 50: must be less than or equal to 1"),
+        ("predict", {"abstain_below": float("nan")}, "--abstain-below nan: must be a finite number"),
+        ("predict", {"abstain_below": True}, "--abstain-below True"),
+        ("predict", {"batch_size": True}, "batch_size True"),
+        ("predict_sets", {"alpha": None}, "--alpha None: must be a number"),
+        ("predict_sets", {"alpha": 1}, "--alpha 1: must be less than 1"),
+        ("confidence_at", {"coverage": None}, "--coverage None: must be a number"),
+        ("predict_posts", {"posts": pd.DataFrame({"guid": ["1"]})}, "no column text_path, image_path"),
+    ],
+)
+def test_what_is_no_share_and_no_table_of_posts_is_refused(classifier, method, values, message):
+    posts = {"texts": [], "images": []} if method in ("predict", "predict_sets") else {}
+    with pytest.raises(ClipsentError, match=message):
+        getattr(classifier, method)(**posts, **values)
+
+
+def test_shares_may_be_text_and_tables_empty(classifier):
+    assert classifier.confidence_at("0.5") == classifier.confidence_at(0.5)
+    assert classifier.predict_posts(pd.DataFrame({"guid": [], "text_path": [], "image_path": []}))[1].empty
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(root, device):
+    with pytest.raises(ClipsentError, match=f"device {device}: no such device on this machine"):
+        Classifier.load(WEIGHTS, Workspace(root), device=device)
 
 
 def test_a_model_without_its_validation_predictions_has_no_sets(classifier, root, tmp_path):

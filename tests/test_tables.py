@@ -1,6 +1,8 @@
 """Posts that come in one table: whatever its kind, the same content gives the same splits; and posts of one half."""
 
 import json
+import re
+import shutil
 import sys
 
 import numpy as np
@@ -12,7 +14,7 @@ from clipsent_nb.cli import parse
 from clipsent_nb.data import NO_PICTURE, make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, digest
-from clipsent_nb.tables import Columns
+from clipsent_nb.tables import Columns, as_text, read_post_table
 
 TAGS = ("negative", "neutral", "positive")
 POSTS = [(str(number), TAGS[number % 3]) for number in range(36)]
@@ -116,6 +118,14 @@ def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
             "--group-column author: no such column in p.csv",
         ),
         (lambda table: table.head(0), {}, "p.csv: no rows"),
+        (lambda table: table.assign(Label=""), {}, "label and Label could both be the label"),
+        (lambda table: table, {"columns": Columns(text_column="label")}, "column label would be both text and label"),
+        (
+            lambda table: table.assign(tweet=[f"data/{name}.txt" for name in table.iloc[:, 0]]),
+            {},
+            "column tweet names files, such as data/0.txt; call a column of text files text_path",
+        ),
+        (lambda table: table.assign(image="data:image/jpeg;base64," + 9999 * "A"), {}, "'data:image/jpeg;base64,A+'…:"),
         (lambda table: table, {"mvsa": "single"}, "--table and --mvsa"),
         (
             lambda table: table.assign(fold=[str(i % 3) for i in range(36)]),
@@ -127,8 +137,54 @@ def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
 )
 def test_a_table_that_cannot_be_used_is_refused(folder, tmp_path, change, options, what):
     change(table_of(folder)).to_csv(tmp_path / "p.csv", index=False)
-    with pytest.raises(ClipsentError, match=what):
+    with pytest.raises(ClipsentError, match=what) as caught:
         make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv", **options)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("p.csv", "id,text,image,label\n1,so good,1.jpg,positive,\n", "line 2: 5 cells instead of 4"),
+        ("p.csv", "id,text,image,label\n1,so good,1.jpg\n", "line 2: 3 cells instead of 4"),
+        ("p.csv", "sep=;\nid;text;image;label\n1;a;b\n", "line 3: 3 cells instead of 4"),
+        ("p.csv", "id,text,image,label,label\n1,a,b,c,d\n", "label and label could both be the label"),
+        ("p.tsv", 'id\ttext\n1\t"so good\n2\tb\n3\t"bad\n', "line 4: '\t' expected after '\"'"),
+        ("p.jsonl", '{"text": "a"}\n7\n', "line 2: no JSON object"),
+        ("p.jsonl", "[1, 2]\n", "line 1: no JSON object"),
+        ("data", None, "a folder that holds no saved data set"),
+    ],
+)
+def test_rows_that_are_cut_or_joined_by_their_signs_are_named_not_moved(tmp_path, name, content, what):
+    (tmp_path / "data").mkdir()
+    if content:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ClipsentError, match=re.escape(what)):
+        make_splits(Workspace(tmp_path), table=name)
+
+
+def test_a_line_of_json_may_hold_signs_that_end_lines_elsewhere_and_a_cell_bytes(tmp_path):
+    rows = [{"text": text, "image": "1.jpg", "label": "1.0"} for text in ("a\u2028b", "a\x85b")]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = read_post_table(tmp_path / "p.jsonl", Columns(), Workspace(tmp_path))
+    assert [(tmp_path / path).read_text(encoding="utf-8") for path in found.text_path] == ["a\u2028b", "a\x85b"]
+    assert as_text(b"positive") == "positive"
+
+
+def test_an_encoding_that_was_guessed_is_said(tmp_path, caplog):
+    for encoding, told in (("utf-8", False), ("gb18030", True), ("utf-16", False)):
+        (tmp_path / "p.csv").write_bytes("id,text,image,label\n1,今天天气很好,1.jpg,a\n".encode(encoding))
+        caplog.clear()
+        read_post_table(tmp_path / "p.csv", Columns(), Workspace(tmp_path))
+        assert ("p.csv: read as gb18030, which is a guess" in caplog.text) == told
+
+
+def test_a_post_in_train_and_test_is_named(folder, tmp_path):
+    table = table_of(folder)
+    pd.concat([table.assign(split="train"), table.head(2).assign(split="test")]).to_csv(tmp_path / "p.csv", index=False)
+    report = make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv")
+    assert report.audit.problem.tolist() == ["in test and in another part"] * 2
 
 
 def test_columns_are_flags_and_need_a_table():
@@ -168,7 +224,8 @@ def test_posts_of_one_author_stay_together(folder, tmp_path):
 def test_votes_give_the_splits_of_their_labels(folder, tmp_path):
     rows = [f"{guid}\t{tag},{tag if int(guid) % 2 else 'neutral'}" for guid, tag in POSTS]
     (tmp_path / "labelResultAll.txt").write_text("\n".join(["ID\ttext,image", *rows, "99\tpositive,negative"]))
-    (tmp_path / "data").symlink_to(folder / "data")
+    shutil.copytree(folder / "data", tmp_path / "data")
+    (tmp_path / "data/99.txt").write_text("of nobody's opinion")  # in a list, although it has no label
     report = make_splits(Workspace(tmp_path), val_ratio=0.25, mvsa="single")
     for split in ("train", "val"):
         names = f"outputs/splits/{split}.csv"
@@ -182,10 +239,12 @@ def test_posts_of_one_half_are_kept_on_demand_and_are_no_copies(tmp_path):
         (root / "data" / name).unlink()
     with pytest.raises(ClipsentError, match="4 of 36 posts cannot be used; the first, guid 3: data/3.txt: no text"):
         make_splits(Workspace(root))
+    (root / "data/9.txt").write_text(" \n")
     report = make_splits(Workspace(root, max_bad="3%"), allow_missing=True)
     posts = report.posts.set_index("guid")
+    assert report.audit.problem.eq("empty text").sum() == 1  # what is missing is not also empty
     assert len(posts) == 35 and posts.group["4"] == "4" and posts.group["5"] == "5"
-    assert "kept without a text: 1" in str(report) and "kept without a picture: 2" in str(report)
+    assert "kept without a text: 2" in str(report) and "kept without a picture: 2" in str(report)
     assert open_image(NO_PICTURE).getpixel((0, 0)) == (255, 255, 255)
 
 

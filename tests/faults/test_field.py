@@ -19,7 +19,9 @@ from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.decisions import cross_fit_temperature, fit_calibration, risk_coverage
 from clipsent_nb.decoding import open_image
+from clipsent_nb.ensemble import ensemble
 from clipsent_nb.errors import errors
 from clipsent_nb.explain import deletion_curves, explain
 from clipsent_nb.export import OnnxClassifier
@@ -27,6 +29,7 @@ from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json,
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
+from clipsent_nb.recipes import read_recipes
 from clipsent_nb.report import execute
 from clipsent_nb.robustness import CorruptionSettings, robustness
 from clipsent_nb.runs import Run, TrainConfig
@@ -173,6 +176,12 @@ WRONG_ARGUMENTS = [
     (mine, {"folds": 1}, "--folds 1: must be greater than or equal to 2"),
     (heads, {"variants": {"ln", "mlp"}}, "--variants {"),  # which have no order
     (TrainConfig, {"combo_weights": {1, 2, 3}}, "--combo-weights {1, 2, 3}: must be three numbers"),
+    (ensemble, {"runs": [None, "a"]}, "--runs [None, 'a']: must be text"),
+    (make_splits, {"encoding": "hex"}, "--encoding hex: no such encoding"),
+    (risk_coverage, {"y_true": [7], "probs": [[0.5, 0.5]]}, "y_true, row 0: 7 is not a class id"),
+    (risk_coverage, {"y_true": ["a"], "probs": [[0.5, 0.5]]}, "y_true, row 0: 'a' is not a class id"),
+    (fit_calibration, {"y_true": [], "probs": np.empty((0, 2))}, "y_true: must be a list of one or more class ids"),
+    (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]] * 2}, "y_true: must be a list of 2 class ids"),
     (explain, {"classifier": "a run", "text": "a", "image": "b"}, "classifier: a str cannot be explained"),
 ]
 
@@ -182,6 +191,18 @@ def test_a_function_that_python_calls_checks_its_arguments(function, values, mes
     with pytest.raises(ClipsentError) as caught:
         function(**values)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("preset", ['["spec"]', "{a = 1}"])
+def test_a_preset_of_another_type_is_refused_by_file_and_section(tmp_path, preset):
+    (tmp_path / "r.toml").write_text(f"[a]\npreset = {preset}", encoding="utf-8")
+    with pytest.raises(ClipsentError, match=r"r.toml, \[a\]: no preset"):
+        read_recipes(tmp_path / "r.toml")
+
+
+def test_a_single_path_is_a_list_of_one(tmp_path):
+    with pytest.raises(ClipsentError, match="a: holds no finished run"):
+        ensemble(Path("a"), workspace=Workspace(tmp_path))
 
 
 def test_a_text_that_says_no_is_no_where_true_would_destroy(tmp_path):
