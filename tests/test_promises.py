@@ -132,7 +132,7 @@ def test_micro_batches_of_an_encoder_with_dropout_differ_and_the_flag_says_so(wi
     assert torch.equal(whole, again) and not torch.allclose(whole, parts, atol=1e-3)
     runs = (ROOT / "clipsent_nb/runs.py").read_text(encoding="utf-8")
     assert re.search(r"micro_batch_size: .*[Ee]ncoder dropout", runs)
-    assert "unless the encoder itself has dropout" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "unless the encoder itself has dropout" in (ROOT / "docs/howto/small-machine.md").read_text(encoding="utf-8")
 
 
 def test_processes_that_share_a_batch_do_not_drop_the_same(with_dropout, monkeypatch):
