@@ -350,7 +350,7 @@ def main() -> None:
         return
     import_ahead()
     copy = Path(tempfile.mkdtemp(prefix="mutate"))
-    for name in ("clipsent_nb", "tests", "nbs"):
+    for name in ("clipsent_nb", "tests", "nbs", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "sample", "faults"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     usual: dict[tuple[str, str], float] = {}
