@@ -74,6 +74,9 @@ def card_metadata(
     return found.to_yaml()
 
 # %% ../nbs/04c_card.ipynb #0f9423ed
+from clipsent_nb.files import write_count
+
+
 def score_table(
     metrics: Mapping[str, object],  # metrics.json
     predictions: pd.DataFrame,  # val_predictions.csv
@@ -195,7 +198,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/04c_card.ipynb #38b621aa
-from .files import atomic_write, write_count
+from .files import atomic_write
 from .runs import read_predictions, read_run_config
 
 

@@ -49,6 +49,23 @@ EQUIVALENT = {
         "features",
         "torch.manual_seed(((seed) - (state.process_index)))  # of the encoder's dropout: no two posts get the same",
     ): "any seed of its own does",
+    ("features", "return torch.zeros(len(inputs), width, )"): "there is one device here",
+    (
+        "features",
+        "store = RowStore(folder / digest(json.dumps(how, default=str).encode())[:17], shape, np.float32)",
+    ): "a name of any length does",
+    (
+        "features",
+        "found = dict(zip(TOWERS, encode(self.model, *where, around=around, ), strict=True))",
+    ): "what a frozen tower makes of posts is computed in vain, and replaced by what is kept",
+    (
+        "features",
+        'widths = -(((-inputs.lengths[rows]) / (16))) if tower == "text" else np.zeros(len(rows))',
+    ): "more and smaller batches with the same features",
+    (
+        "train",
+        "shares = np.bincount(train_labels, ) / len(train_labels)",
+    ): "no class is without training posts, which is refused before",
     (
         "objective",
         'best = minimize_scalar(nll, bounds=tuple(np.log([0.05, 20])), options={"xatol": 1e-6})',
@@ -333,7 +350,7 @@ def main() -> None:
         return
     import_ahead()
     copy = Path(tempfile.mkdtemp(prefix="mutate"))
-    for name in ("clipsent_nb", "tests", "nbs"):
+    for name in ("clipsent_nb", "tests", "nbs", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "sample", "faults"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     usual: dict[tuple[str, str], float] = {}

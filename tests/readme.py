@@ -1,5 +1,6 @@
 """README.md from nbs/index.ipynb: hidden cells dropped, outputs as text."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,9 @@ def readme() -> str:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("text/html", None)
-    return MarkdownExporter().from_notebook_node(notebook)[0].strip() + "\n"
+    text = MarkdownExporter().from_notebook_node(notebook)[0].strip() + "\n"
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    return text.replace("](../", "](")  # links of the notebook begin in nbs/
 
 
 if __name__ == "__main__":

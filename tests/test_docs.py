@@ -36,3 +36,9 @@ def test_a_command_that_is_shown_can_be_given(page, command):
         "ensemble",
     ):  # which need more than their name
         parse(name, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "made/" not in link and not (page.parent / link).exists()] == []

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from clipsent_nb.data import make_splits
-from clipsent_nb.features import TrainedModel
+from clipsent_nb.features import TrainedModel, set_mode
 from clipsent_nb.files import ClipsentError, Workspace, locked
-from clipsent_nb.model import read_weights
+from clipsent_nb.model import DualEncoderClassifier, load_encoder, read_weights
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.train import State, fit, load_inputs
@@ -73,6 +73,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, image_au
         own = replace(config, output_dir=tmp_path / f"killed_{epoch}_{step}")
         with pytest.raises(Killed):
             fit(own, kill_at(epoch, step))
+        assert (own.output_dir / "last.pt").is_file()
         assert not (own.output_dir / "metrics.json").exists()
         continued = fit(own)
         assert scores(continued) == scores(undisturbed), (epoch, step)
@@ -201,6 +202,20 @@ def test_history_has_the_promised_columns(config):
     assert json.loads((run.folder / "config.json").read_text())["head_variant"] == "ln"
     promised = ["guid", "true_label", "pred_label", "confidence", "p_negative", "p_neutral", "p_positive", "group"]
     assert run.predictions.columns.tolist() == promised
+
+
+def test_history_has_the_rate_of_the_encoder_where_it_is_trained(config):
+    config = replace(config, epochs=2, lr=1e-3, head_lr=5e-3, use_cosine=False, warmup_ratio=0.0)
+    assert fit(config).history.lr.tolist() == [5e-3, 1e-3]
+    assert fit(replace(config, epochs=1, freeze_epochs=0, overwrite=True)).history.lr.tolist() == [1e-3]
+
+
+def test_dropout_is_on_in_trained_blocks_alone(config, root):
+    model = DualEncoderClassifier(load_encoder(root / "tiny_clip"))
+    set_mode(model, replace(config, trainable_blocks=1), False)
+    for tower in (model.encoder.text_model, model.encoder.vision_model):
+        *below, top = tower.encoder.layers
+        assert below and top.training and not any(part.training for part in (*below, tower.embeddings))
 
 
 def test_early_stop_counts_epochs_without_a_better_score(config):

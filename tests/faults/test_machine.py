@@ -311,6 +311,8 @@ WRITERS = {
     "compare": ["compare", "--model-name", "tiny_clip"],
     "run": ["run"],
     "export": ["export", "--run", "outputs/optimize/clip"],
+    "ensemble": ["ensemble", "--runs", "outputs/optimize/clip"],
+    "recipes": ["recipes", "--model-name", "tiny_clip"],
 }
 
 
