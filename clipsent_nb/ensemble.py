@@ -263,8 +263,6 @@ def ensemble_card(
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/12a_ensemble.ipynb #c91cc608
-import tempfile
-
 from clipsent_nb.files import atomic_write, digest, write_csv, write_json
 from clipsent_nb.runs import RUN_FORMAT, prediction_table
 
@@ -304,8 +302,10 @@ def write_folder(
 ) -> None:
     "Write a folder that later commands take like a run, beside its place, and move it there when it is complete."
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".ensemble-") as scratch:
-        folder = Path(scratch) / "new"
+    parts = target.with_name(f".{target.name}.parts")
+    shutil.rmtree(parts, ignore_errors=True)  # what a killed process left
+    folder, before = parts / "new", parts / "old"
+    try:
         members = fill(folder)
         for name, table in tables.items():
             write_csv(table, folder / name)
@@ -317,8 +317,13 @@ def write_folder(
             predictions = tables["val_predictions.csv"]
             file.write(ensemble_card(target.name, members, config["method"], metrics, predictions))
         write_json(folder / "metrics.json", metrics)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.replace(before)
         folder.replace(target)
+    finally:
+        if before.exists() and not target.exists():
+            before.replace(target)
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def place_members(

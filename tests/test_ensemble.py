@@ -117,6 +117,23 @@ def test_what_cannot_be_one_model_is_named_and_nothing_is_written(root, given, o
     assert not (root / "new").exists() and (root / OPTIMIZE / "ensemble/metrics.json").is_file()
 
 
+def test_an_ensemble_that_cannot_take_its_place_leaves_the_old_one_and_no_parts(root, monkeypatch):
+    place, move = root / OPTIMIZE / "ensemble", Path.replace
+    killed = place.parent / ".ensemble.parts/new/members"
+    killed.mkdir(parents=True)
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(28, "No space left on device", str(target))
+        return move(self, target)
+
+    before = (place / "ensemble.json").read_bytes()
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        ensemble(both("clip", "other"), method="greedy", overwrite=True, workspace=Workspace(root))
+    assert (place / "ensemble.json").read_bytes() == before and not killed.parents[1].exists()
+
+
 def test_a_run_on_other_posts_is_named(root):
     folder = root / altered(root, "fewer")
     table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
