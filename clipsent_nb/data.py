@@ -295,9 +295,13 @@ def post_file(
 SHORTEST_COMPARED = 12  # characters of a normalised text; below that, equal texts are coincidence
 
 # %% ../nbs/00_data.ipynb #b1841fd4
+from .cleaning import HAN, KANA, NAME
+
+
 def normalised_text(text: str) -> str:
     'The letters and digits of `text` without retweet mark, links and names, in lower case; "" if too short to compare.'
-    text = re.sub(r"\bRT\b|https?:?\S*|\bhtt\S*…|@\w+:?", " ", text)
+    url = f"[^\\s{HAN}{KANA}]*"  # Chinese may follow a link or a name without a blank
+    text = re.sub(rf"\bRT\b|https?:?{url}|\bhtt{url}…|@{NAME}:?", " ", text)
     text = "".join(character for character in text.lower() if character.isalnum())
     return text if len(text) >= SHORTEST_COMPARED else ""
 

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .cleaning import active_rules, clean_text
+from .cleaning import HAN, KANA, active_rules, clean_text
 from .data import Problem, read_split, settle_problems
 from .decoding import LONGEST_TEXT, read_text
 from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
 from .inputs import find_files, label_numbers
 from .runs import prediction_table
 
-WORDS = {"ngram_range": (1, 2), "sublinear_tf": True}  # of the vectorizer
+# Of the vectorizer: words of two letters or more, and each Chinese or Japanese character
+WORDS = {"ngram_range": (1, 2), "sublinear_tf": True}
+WORDS |= {"token_pattern": f"[{HAN}{KANA}]|(?:(?![{HAN}{KANA}])\\w){{2,}}"}
 
 # %% ../nbs/04d_members.ipynb #833e8aad
 @dataclass(frozen=True)
