@@ -210,7 +210,16 @@ def describe_rate(posts: pd.DataFrame, column: str) -> str:
     return f"{errors / len(posts):.1%} (95 % interval {low:.1%} to {high:.1%})"
 
 # %% ../nbs/09_badcases.ipynb #a3f8ebe4
-from clipsent_nb.cleaning import active_rules, clean_text, fold_repeats, replace_emoji, split_hashtags, stop_words
+from clipsent_nb.cleaning import (
+    ASIAN,
+    NAME,
+    active_rules,
+    clean_text,
+    fold_repeats,
+    replace_emoji,
+    split_hashtags,
+    stop_words,
+)
 
 EMOTICONS = {":)": "🙂", ":-)": "🙂", ":D": "😃", ":(": "🙁", ":-(": "🙁", ";)": "😉", "<3": "❤", ":'(": "😢"}
 EMOTICON = re.compile(r"(?<!\S)(?:" + "|".join(map(re.escape, EMOTICONS)) + r")(?!\S)")
@@ -241,7 +250,7 @@ def drop_words(text: str, draw: random.Random) -> str:
 
 def drop_names(text: str, draw: random.Random) -> str:
     "Drop mentions and the retweet mark."
-    return re.sub(r"\s{2,}", " ", re.sub(r"\bRT\b|@\w+:?", " ", text)).strip()
+    return re.sub(r"\s{2,}", " ", re.sub(rf"\bRT\b|@{NAME}:?", " ", text)).strip()
 
 
 def vary_case(text: str, draw: random.Random) -> str:
@@ -251,8 +260,8 @@ def vary_case(text: str, draw: random.Random) -> str:
 
 def vary_ending(text: str, draw: random.Random) -> str:
     "Take the full stop or exclamation marks away from the end; if there are none, add a full stop."
-    bare = text.rstrip(" .!")
-    return bare if bare != text.rstrip() or not bare else f"{bare}."
+    bare = text.rstrip(" .!。！")
+    return bare if bare != text.rstrip() or not bare else bare + ("。" if ASIAN.search(bare) else ".")
 
 # %% ../nbs/09_badcases.ipynb #08f32008
 REWRITES: dict[str, Callable[[str, random.Random], str]] = {

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from .cleaning import HAN, KANA, NAME
 from .decoding import LONGEST_TEXT, decode_text, guess_encodings, looks_wrong, open_image, read_raw
 from .files import ClipsentError, Workspace, digest, progress_bar
 from .posts import OF_NOBODY, Problem, post_file
@@ -25,7 +26,8 @@ SHORTEST_COMPARED = 12  # characters of a normalised text; below that, equal tex
 # %% ../nbs/00g_copies.ipynb #b1841fd4
 def normalised_text(text: str) -> str:
     'The letters and digits of `text` without retweet mark, links and names, in lower case; "" if too short to compare.'
-    text = re.sub(r"\bRT\b|https?:?\S*|\bhtt\S*…|@\w+:?", " ", text)
+    url = f"[^\\s{HAN}{KANA}]*"  # Chinese may follow a link or a name without a blank
+    text = re.sub(rf"\bRT\b|https?:?{url}|\bhtt{url}…|@{NAME}:?", " ", text)
     text = "".join(character for character in text.lower() if character.isalnum())
     return text if len(text) >= SHORTEST_COMPARED else ""
 
