@@ -180,6 +180,18 @@ def test_offline_does_not_touch_the_network(monkeypatch):
         fetch_encoder("someone/clip", offline=True)
 
 
+def test_a_folder_of_modelscope_loads(tmp_path, tiny):
+    folder = Path(shutil.copytree(tiny, tmp_path / "clip-vit-base-patch32"))
+    (folder / "configuration.json").write_text('{"framework": "pytorch", "task": "multi-modal-embedding"}')
+    for name in (".msc", ".mdl", ".mv"):
+        (folder / name).write_bytes(b"\x80\x04N.")
+    assert fetch_encoder(folder) == folder
+    check_encoder(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ClipsentError, match="has no config.json; it is for ModelScope's own pipelines; .*nothing was load"):
+        fetch_encoder(folder)
+
+
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"not a zip file"])
 def test_damaged_weights_are_an_error(tmp_path, damage):
     save_weights(tmp_path / "best.pt", DualEncoderClassifier(load_encoder(tiny_clip(tmp_path / "tiny"))), {})
