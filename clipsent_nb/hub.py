@@ -248,8 +248,11 @@ def fetch_encoder(
     if isdir(folder):  # unlike Path.is_dir, also for names that no file could have
         if (folder / "config.json").is_file():
             return folder
-        hint = "nothing was loaded; save the model there with save_pretrained"
-        raise ClipsentError(f"--model-name {model}", "the folder has no config.json", todo=hint)
+        what, todo = "the folder has no config.json", "nothing was loaded; save the model there with save_pretrained"
+        if (folder / "configuration.json").is_file():
+            what += "; it is for ModelScope's own pipelines"
+            todo = "nothing was loaded; take the same model in the layout of transformers"
+        raise ClipsentError(f"--model-name {model}", what, todo=todo)
     found = cached_encoder(model, weights)
     if found is None and (offline or huggingface_hub.is_offline_mode()):
         setting = "--offline" if offline else "HF_HUB_OFFLINE"

@@ -337,17 +337,17 @@ def test_a_login_page_instead_of_the_hub(hub, cache):
 # Mirrors
 
 
-@pytest.mark.parametrize("header", ["Content-Length", "Content-Type"])
+@pytest.mark.parametrize("header", ["Content-Length", "X-Linked-Size"])
 def test_a_mirror_may_leave_out_what_is_not_needed(hub, cache, tiny, header):
-    hub.without = header
+    hub.without, hub.stores_elsewhere = header, header.startswith("X-Linked")
     found = fetch_encoder(NAME)
     assert (found / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
     assert encoder_identity(found) == f"{NAME}@{commit('main')}"
 
 
-@pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit"])
+@pytest.mark.parametrize("header", ["X-Linked-ETag", "X-Repo-Commit"])
 def test_a_mirror_without_what_the_client_needs_is_named(hub, cache, header):
-    hub.without = header
+    hub.without, hub.stores_elsewhere = header, header.startswith("X-Linked")
     message = refused()
     assert "what answers is not the hub, or a mirror that does not pass on the hub's headers ETag and X-Repo" in message
     assert message.endswith("let HF_ENDPOINT name another mirror, or look whether this network wants a login")
