@@ -79,7 +79,7 @@ def read_run_posts(
     return posts
 
 # %% ../nbs/10_errors.ipynb #64302ac5
-from clipsent_nb.badcases import read_cases
+from clipsent_nb.augment import read_cases
 
 
 def read_errors(

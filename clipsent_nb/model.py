@@ -18,12 +18,12 @@ from typing import Any, Literal, get_args
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from .decoding import MALFORMED
 from .files import ClipsentError, atomic_write, first_few
 from .hub import FileStamps, stamp_files
 from .labels import LABELS
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
