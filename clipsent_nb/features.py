@@ -27,7 +27,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .caches import Ragged, RowStore, fill
 from clipsent_nb.files import (
     ClipsentError,
     Workspace,
@@ -42,31 +41,6 @@ from clipsent_nb.files import (
     read_table,
 )
 from .hub import fetch_encoder
-from clipsent_nb.inputs import (
-    PairInputs,
-    bucketed_batches,
-    copies_in,
-    image_batch,
-    inputs_from_memory,
-    load_posts,
-    text_batch,
-    to_device,
-)
-from clipsent_nb.model import (
-    BELOW_THE_BLOCKS,
-    DualEncoderClassifier,
-    Tower,
-    block_stack,
-    check_parts,
-    feature_widths,
-    load_encoder,
-    load_exact,
-    load_processors,
-    read_weights,
-    replace_block_input,
-    set_trainable,
-    tower_of,
-)
 from .objective import adjust_probabilities, apply_temperature
 from .runs import TrainConfig, prediction_table, resolved_model
 
@@ -153,6 +127,34 @@ def compute_dtype(
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     "The context in which a model computes in these numbers."
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+# %% ../nbs/04b_features.ipynb #9be07999
+from clipsent_nb.caches import Ragged, RowStore, fill
+from clipsent_nb.inputs import (
+    PairInputs,
+    bucketed_batches,
+    copies_in,
+    image_batch,
+    inputs_from_memory,
+    load_posts,
+    text_batch,
+    to_device,
+)
+from clipsent_nb.model import (
+    BELOW_THE_BLOCKS,
+    DualEncoderClassifier,
+    Tower,
+    block_stack,
+    check_parts,
+    feature_widths,
+    load_encoder,
+    load_exact,
+    load_processors,
+    read_weights,
+    replace_block_input,
+    set_trainable,
+    tower_of,
+)
 
 # %% ../nbs/04b_features.ipynb #9992a980
 ENCODING_BATCH = 32  # posts; nothing is kept for a gradient, so this is no question of memory
