@@ -210,7 +210,7 @@ def describe_rate(posts: pd.DataFrame, column: str) -> str:
 # %% ../nbs/09_badcases.ipynb #a3f8ebe4
 from clipsent_nb.cleaning import (
     ASIAN,
-    NAME,
+    USER_NAME,
     active_rules,
     clean_text,
     fold_repeats,
@@ -248,7 +248,7 @@ def drop_words(text: str, draw: random.Random) -> str:
 
 def drop_names(text: str, draw: random.Random) -> str:
     "Drop mentions and the retweet mark."
-    return re.sub(r"\s{2,}", " ", re.sub(rf"\bRT\b|@{NAME}:?", " ", text)).strip()
+    return re.sub(r"\s{2,}", " ", re.sub(rf"\bRT\b|@{USER_NAME}:?", " ", text)).strip()
 
 
 def vary_case(text: str, draw: random.Random) -> str:

@@ -292,18 +292,18 @@ def post_file(
     return file
 
 # %% ../nbs/00_data.ipynb #6782cf58
-SHORTEST_COMPARED = 12  # characters of a normalised text; below that, equal texts are coincidence
+SHORTEST_COMPARED = 12  # letters of a normalised text, Chinese ones counted twice; fewer are equal by chance
 
 # %% ../nbs/00_data.ipynb #b1841fd4
-from .cleaning import HAN, KANA, NAME
+from .cleaning import ASIAN, HAN, KANA, USER_NAME
 
 
 def normalised_text(text: str) -> str:
     'The letters and digits of `text` without retweet mark, links and names, in lower case; "" if too short to compare.'
     url = f"[^\\s{HAN}{KANA}]*"  # Chinese may follow a link or a name without a blank
-    text = re.sub(rf"\bRT\b|https?:?{url}|\bhtt{url}…|@{NAME}:?", " ", text)
+    text = re.sub(rf"\bRT\b|https?:?{url}|\bhtt{url}…|@{USER_NAME}:?", " ", text)
     text = "".join(character for character in text.lower() if character.isalnum())
-    return text if len(text) >= SHORTEST_COMPARED else ""
+    return text if len(text) + len(ASIAN.findall(text)) >= SHORTEST_COMPARED else ""
 
 # %% ../nbs/00_data.ipynb #7d1048a2
 MOST_BITS = 4  # pictures whose perceptual hashes differ in at most this many of 64 bits are copies
