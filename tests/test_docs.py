@@ -46,6 +46,12 @@ def test_a_link_leads_somewhere(page):
     assert [link for link in links if "made/" not in link and not (page.parent / link).exists()] == []
 
 
+def test_every_chapter_is_linked_in_reading_order():
+    chapters = [path.name for path in sorted((ROOT / "nbs").glob("[01][0-9]_*.ipynb"))]
+    linked = re.findall(r"\]\(nbs/([01]\d_\w+\.ipynb)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert linked == chapters
+
+
 def skeleton(page: Path) -> dict[str, list[str]]:
     "What a page and its translation share: levels of headings, code without remarks, links, printed lines, commands."
     text = page.read_text(encoding="utf-8")
