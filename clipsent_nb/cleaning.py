@@ -165,7 +165,8 @@ def replace_emoji(text: str) -> str:
         return text
     import emoji
 
-    language = "zh" if re.search(f"[{HAN}]", text) and not re.search(f"[{KANA}]", text) else "en"
+    words, kana = WORD.findall(text), re.search(f"[{KANA}]", text)
+    language = "zh" if not kana and 2 * len(ASIAN.findall(text)) > len(words) else "en"
     emoji.config.load_language(language)
     named = emoji.replace_emoji(text, lambda sign, names: emoji_words(sign, names[language]))
     return EMOJI_REMAINS.sub("", named)
