@@ -951,6 +951,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clipsent_nb.sample.SamplePost': ('sample.html#samplepost', 'clipsent_nb/sample.py'),
                                     'clipsent_nb.sample.SamplePost.image_name': ( 'sample.html#samplepost.image_name',
                                                                                   'clipsent_nb/sample.py'),
+                                    'clipsent_nb.sample.Wording': ('sample.html#wording', 'clipsent_nb/sample.py'),
+                                    'clipsent_nb.sample.character_tokenizer': ('sample.html#character_tokenizer', 'clipsent_nb/sample.py'),
                                     'clipsent_nb.sample.draw_scene': ('sample.html#draw_scene', 'clipsent_nb/sample.py'),
                                     'clipsent_nb.sample.dress_text': ('sample.html#dress_text', 'clipsent_nb/sample.py'),
                                     'clipsent_nb.sample.learn_merges': ('sample.html#learn_merges', 'clipsent_nb/sample.py'),

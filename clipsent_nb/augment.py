@@ -41,7 +41,7 @@ from .inputs import find_files, refresh_content
 # %% ../nbs/09a_augment.ipynb #a3f8ebe4
 from clipsent_nb.cleaning import (
     ASIAN,
-    NAME,
+    USER_NAME,
     active_rules,
     clean_text,
     fold_repeats,
@@ -79,7 +79,7 @@ def drop_words(text: str, draw: random.Random) -> str:
 
 def drop_names(text: str, draw: random.Random) -> str:
     "Drop mentions and the retweet mark."
-    return re.sub(r"\s{2,}", " ", re.sub(rf"\bRT\b|@{NAME}:?", " ", text)).strip()
+    return re.sub(r"\s{2,}", " ", re.sub(rf"\bRT\b|@{USER_NAME}:?", " ", text)).strip()
 
 
 def vary_case(text: str, draw: random.Random) -> str:

@@ -17,16 +17,7 @@ from pydantic import Field
 
 from .data import fold_tables, read_split
 from .decoding import open_image, read_text
-from clipsent_nb.files import (
-    ClipsentError,
-    Workspace,
-    checked,
-    first_few,
-    log,
-    read_table,
-    write_count,
-    write_csv,
-)
+from .files import ClipsentError, Workspace, checked, first_few, log, read_table, write_count, write_csv
 from .labels import LABELS
 from .runs import Share
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from .cleaning import HAN, KANA, NAME
+from .cleaning import HAN, KANA, USER_NAME
 from .files import digest
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def picture_examples(
     return figure
 
 # %% ../nbs/08a_corruptions.ipynb #1e2fef53
-LINK = rf"(?:https?:|www\.)[^\s{HAN}{KANA}]*|@{NAME}"
+LINK = rf"(?:https?:|www\.)[^\s{HAN}{KANA}]*|@{USER_NAME}"
 LETTER = r"[^\W\d_]"
 
 

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import COMMANDS, parse
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,12 @@ def test_a_link_leads_somewhere(page):
     assert [link for link in links if "made/" not in link and not (page.parent / link).exists()] == []
 
 
+def test_every_chapter_is_linked_in_reading_order():
+    chapters = [path.name for path in sorted((ROOT / "nbs").glob("[01][0-9]_*.ipynb"))]
+    linked = re.findall(r"\]\(nbs/([01]\d_\w+\.ipynb)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert linked == chapters
+
+
 def skeleton(page: Path) -> dict[str, list[str]]:
     "What a page and its translation share: levels of headings, code without remarks, links, printed lines, commands."
     text = page.read_text(encoding="utf-8")
@@ -64,3 +72,24 @@ def test_the_chinese_readme_says_what_the_english_one_says():
     english, chinese = (skeleton(ROOT / name) for name in ("README.md", "README.zh.md"))
     for part in english:
         assert chinese[part] == english[part], part
+
+
+def test_the_messages_that_are_explained_in_chinese_are_those_of_the_code():
+    sys.path.insert(0, str(ROOT / "docs"))
+    from pages import messages_page
+
+    known = messages_page().replace("&lt;", "<").replace(" | ", "; ").splitlines()
+    shown = re.findall(
+        r"^\| `([^`]+)` \|", (ROOT / "docs/howto/messages-zh.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(shown) > 25
+    for message in shown:
+        words = [part.strip("…:; ") for part in re.split("…|: |; ", message) if part.strip("…:; ")]
+        assert any(all(part in line for part in words) for line in known), message
+
+
+def test_chinese_texts_are_cleaned_as_the_page_says():
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)`", (ROOT / "docs/zh.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 5
+    for before, after in rows:
+        assert clean_text(before, active_rules({})) == after
