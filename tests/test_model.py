@@ -188,7 +188,9 @@ def test_a_folder_of_modelscope_loads(tmp_path, tiny):
     assert fetch_encoder(folder) == folder
     check_encoder(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(ClipsentError, match="has no config.json; it is for ModelScope's own pipelines; .*nothing was load"):
+    with pytest.raises(
+        ClipsentError, match="has no config.json; it is for ModelScope's own pipelines; .*nothing was load"
+    ):
         fetch_encoder(folder)
 
 
