@@ -24,6 +24,7 @@ from .decoding import MALFORMED
 from .files import ClipsentError, atomic_write, first_few
 from .hub import FileStamps, stamp_files
 from .labels import LABELS
+from .openclip import is_open_clip, load_open_clip, open_clip_processors, read_open_clip_config
 
 # %% ../nbs/02_model.ipynb #e3c85d75
 def quiet_transformers() -> None:
@@ -53,6 +54,7 @@ FAMILIES = {  # by `model_type`; "siglip2" is SigLIP 2 of one picture size, whic
     "siglip2": Family("google/siglip2-base-patch16-224", "last", padded=True, lower=True),
     "metaclip_2": Family("facebook/metaclip-2-worldwide-huge-quickgelu", "end mark"),
     "altclip": Family("BAAI/AltCLIP", "first"),
+    "open_clip": Family("hf-hub:timm/PE-Core-B-16", padded=True, extra="open_clip"),
     "vision-text-dual-encoder": Family("made of --text-encoder and --image-encoder"),
 }
 REFUSED = {  # what is wrong with it, and what to take
@@ -101,6 +103,8 @@ def _loading(
 # %% ../nbs/02_model.ipynb #8d48200a
 def _plain_config(folder: Path) -> PreTrainedConfig:
     "The configuration of a dual encoder; a ValueError if it asks for code from elsewhere."
+    if is_open_clip(folder):
+        return read_open_clip_config(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     kernels = {getattr(part, "_attn_implementation", None) for part in parts} - {None, "eager", "sdpa"}
@@ -128,7 +132,9 @@ def load_encoder(
     lacking: set[str] = set()
     with _loading(folder, "the encoder cannot be loaded"):
         config = _plain_config(folder)
-        if weights:
+        if weights and is_open_clip(folder):
+            encoder = load_open_clip(folder, config)
+        elif weights:
             encoder, found = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **options)
             lacking = found["missing_keys"]
         else:
@@ -149,6 +155,8 @@ def text_positions(
     config: PreTrainedConfig,  # Of a dual encoder
 ) -> int:
     "The most tokens that its text tower can read."
+    if config.model_type == "open_clip":
+        return config.text_config.max_position_embeddings
     with torch.device("meta"):
         parts = AutoModel.from_config(config, trust_remote_code=False).named_modules()
     skipped = [
@@ -210,8 +218,11 @@ def load_processors(
     quiet_transformers()
     with _loading(folder, "tokenizer or image processor cannot be loaded"):
         config = _plain_config(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
+        if is_open_clip(folder):
+            tokenizer, image_processor = open_clip_processors(config)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
         family, positions = find_family(config, tokenizer), text_positions(config)
         tokenizer.model_max_length = min(tokenizer.model_max_length, family.tokens or positions, positions)
         tokenizer.padding_side = "right"
@@ -516,14 +527,20 @@ def tower_of(
     return "text" if first.startswith("text") else "image" if first.startswith("vis") else "neither"
 
 # %% ../nbs/02_model.ipynb #2f0276fe
-BELOW_THE_BLOCKS = ("embeddings", "pre_layrnorm", "pre_layernorm")
+BELOW_THE_BLOCKS = {"embeddings", "pre_layrnorm", "pre_layernorm"}
+BELOW_THE_BLOCKS |= {"token_embedding", "positional_embedding", "class_embedding", "conv1", "ln_pre"}  # of open_clip
+BELOW_THE_BLOCKS |= {"patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre"}  # of timm
+
+
+def _is_stack(name: str, part: nn.Module) -> bool:
+    return isinstance(part, nn.ModuleList) or name.endswith(".trunk.blocks")  # the latter is timm's
 
 
 def layer_depths(
     encoder: nn.Module,  # A dual encoder
 ) -> dict[str, int]:
     "The distance of each parameter from the head: 0 after the blocks, 1 in the top block, n + 1 before n blocks."
-    stacks = {name: len(part) for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList)}
+    stacks = {name: len(part) for name, part in encoder.named_modules() if _is_stack(name, part)}
     return {name: _depth(name, stacks) for name, _ in encoder.named_parameters()}
 
 
@@ -540,9 +557,16 @@ def trainable_names(
     model: DualEncoderClassifier,  # Whose encoder is meant
     blocks: Blocks = WHOLE,  # Only the top blocks of a tower and what follows them; 0: nothing of it
 ) -> set[str]:
-    "The names of the encoder's parameters that are trained once it is unfrozen."
+    """The names of the encoder's parameters that are trained once it is unfrozen.
+
+    Raises ClipsentError if blocks are wanted of a tower that is no stack of them.
+    """
     wanted = {"neither": 0, "text": 0 if model.ablate_text else blocks["text"]}
     wanted["image"] = 0 if model.ablate_image else blocks["image"]
+    for tower in get_args(Tower):
+        if wanted[tower] and block_stack(model.encoder, tower) is None:
+            what = "the blocks of this tower do not stand in one stack"
+            raise ClipsentError(f"--{tower}-tower {wanted[tower]}", what, todo="choose frozen or all")
     adapted = {tower_of(name) for name, _ in model.encoder.named_parameters() if "lora_" in name}
 
     def is_trained(name: str, depth: int) -> bool:
@@ -570,8 +594,7 @@ def block_stack(
     tower: Tower,  # Which of the two
 ) -> str | None:
     "The name of a tower's stack of blocks, such as text_model.encoder.layers; None if it has several or none."
-    parts = [name for name, part in encoder.named_modules() if isinstance(part, nn.ModuleList)]
-    own = [name for name in parts if tower_of(name) == tower]
+    own = [name for name, part in encoder.named_modules() if _is_stack(name, part) and tower_of(name) == tower]
     return own[0] if len(own) == 1 else None
 
 # %% ../nbs/02_model.ipynb #02d9001f
@@ -616,7 +639,8 @@ def add_lora(
     except ImportError as error:
         todo = "run `pip install clipsent_nb[lora]`"
         raise ClipsentError(f"--{towers[0]}-tower lora", "needs peft, which is not installed", todo=todo) from error
-    linear = [name for name, part in encoder.named_modules() if isinstance(part, nn.Linear)]
+    # torch's own attention has layers of a class derived from Linear, whose call it goes around
+    linear = [name for name, part in encoder.named_modules() if type(part) is nn.Linear]
     found = {tower: [name for name in linear if tower_of(name) == tower and "att" in name] for tower in towers}
     for tower, names in found.items():
         if not names:

@@ -123,6 +123,15 @@ def test_without_weights_none_are_fetched(hub, cache):
     assert (fetch_encoder(NAME) / "model.safetensors").is_file()
 
 
+def test_a_model_of_open_clip_needs_only_its_own_two_files(hub, cache, tmp_path):
+    hub.folders["main"] = tmp_path
+    for name in ("open_clip_config.json", "open_clip_pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    found = fetch_encoder(f"hf-hub:{NAME}")
+    assert (found / "open_clip_pytorch_model.bin").is_file()
+    assert found == fetch_encoder(NAME, offline=True) == cached_encoder(f"hf-hub:{NAME}")
+
+
 def test_a_revision_is_its_own_model(hub, cache, tiny, tmp_path):
     hub.folders["v1"] = Path(shutil.copytree(tiny, tmp_path / "v1"))
     (tmp_path / "v1" / "mark.json").write_text("{}")
