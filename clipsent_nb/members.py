@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from .cleaning import HAN, KANA, active_rules, clean_text
-from .data import Problem, read_split, settle_problems
+from .data import read_split
 from .decoding import LONGEST_TEXT, read_text
 from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
 from .inputs import find_files, label_numbers
+from .posts import Problem, settle_problems
 from .runs import prediction_table
 
 # Of the vectorizer: words of two letters or more, and each Chinese or Japanese character

@@ -139,9 +139,10 @@ class Classifier(PostReader, TrainedModel):
 # %% ../nbs/11_predict.ipynb #4b86beb7
 from dataclasses import replace
 
-from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
+from clipsent_nb.posts import LEFT_OUT, files_by_guid, find_pairs, read_list
 
 
 def read_test_posts(

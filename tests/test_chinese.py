@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from clipsent_nb.badcases import drop_names, vary_ending
+from clipsent_nb.copies import normalised_text
 from clipsent_nb.corruptions import corrupt_text
-from clipsent_nb.data import normalised_text
 from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.members import WordModel
