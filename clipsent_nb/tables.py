@@ -136,7 +136,7 @@ def read_saved_dataset(folder: Path) -> pd.DataFrame:
             table[column] = table[column].map(lambda number, known=known: known.get(number, ""))
     return table
 
-# %% ../nbs/00e_tables.ipynb #f27b993a
+# %% ../nbs/00e_tables.ipynb #7ec7725f
 WHOLE = 2**31  # rows; more than any table has
 
 
@@ -172,7 +172,7 @@ def whole_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
 
 READERS = {".csv": csv_parts, ".tsv": csv_parts, ".jsonl": json_parts, ".xlsx": whole_parts, ".parquet": parquet_parts}
 
-# %% ../nbs/00e_tables.ipynb #9b05de53
+# %% ../nbs/00e_tables.ipynb #e3e92e45
 def is_saved_dataset(path: Path) -> bool:
     "Whether a folder is one that the library `datasets` has saved."
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))

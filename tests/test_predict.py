@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from clipsent_nb import predict
 from clipsent_nb.cli import main
 from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.sample import make_sample
 from clipsent_nb.train import sample_run
@@ -226,3 +228,128 @@ def test_weights_of_an_unfinished_run_are_said_to_be_so(root, caplog):
     Classifier.load(root / WEIGHTS)
     (root / WEIGHTS).with_name("last.pt").unlink()
     assert "not finished" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def new_posts(root) -> pd.DataFrame:
+    "Six posts that are in no list: a folder, and the same posts as a table."
+    folder, rows = root / "new", []
+    folder.mkdir()
+    for picture in sorted((root / "data").glob("1*.jpg"))[:6]:
+        shutil.copy(picture, folder / picture.name)
+        (folder / f"{picture.stem}.txt").write_text(f"a lovely day, number {picture.stem}", encoding="utf-8")
+        rows.append((picture.stem, f"a lovely day, number {picture.stem}", f"new/{picture.name}"))
+    return pd.DataFrame(rows, columns=["id", "tweet", "picture"])
+
+
+def write_bytes_table(table: pd.DataFrame, path: Path) -> None:
+    pictures = [{"bytes": (path.parent / name).read_bytes(), "path": name} for name in table.picture]
+    table.assign(picture=pictures).to_parquet(path)
+
+
+WRITERS = {
+    "table.csv": lambda table, path: table.to_csv(path, index=False),
+    "files.csv": lambda table, path: (
+        table.assign(text_path=[name.replace(".jpg", ".txt") for name in table.picture])
+        .drop(columns="tweet")
+        .to_csv(path, index=False)
+    ),
+    "table.jsonl": lambda table, path: table.to_json(path, orient="records", lines=True),
+    "table.xlsx": lambda table, path: table.to_excel(path, index=False),
+    "bytes.parquet": write_bytes_table,
+}
+
+
+@pytest.fixture(scope="module")
+def labelled(root, new_posts) -> bytes:
+    "The probabilities of the six posts of the folder."
+    predict_file(WEIGHTS, Workspace(root), "outputs/folder.txt", "new")
+    return (root / "outputs/folder_probabilities.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_posts_in_any_table_are_labelled_like_those_of_a_folder(root, new_posts, labelled, name):
+    if library := {".xlsx": "openpyxl", ".parquet": "pyarrow"}.get(Path(name).suffix):
+        pytest.importorskip(library)
+    WRITERS[name](new_posts, root / name)
+    written = predict_file(WEIGHTS, Workspace(root), f"outputs/{name}.txt", name)
+    assert (root / f"outputs/{name}_probabilities.csv").read_bytes() == labelled
+    assert pd.read_csv(written, dtype=str).guid.tolist() == new_posts.id.tolist()
+
+
+def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "BLOCK", 2)
+    new_posts.to_csv(root / "many.csv", index=False)
+    whole = predict_file(WEIGHTS, Workspace(root), tmp_path / "whole.txt", "many.csv")
+    answer, asked = predict.answer_part, []
+
+    def interrupted(classifier, part, source, first, batch_size):
+        if first > 4 and not asked.count(-1):
+            asked.append(-1)
+            raise KeyboardInterrupt
+        asked.append(first)
+        return answer(classifier, part, source, first, batch_size)
+
+    monkeypatch.setattr(predict, "answer_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "parts.txt", "many.csv")
+    assert not (tmp_path / "parts.txt").exists()
+    again = predict_file(WEIGHTS, Workspace(root), tmp_path / "parts.txt", "many.csv")
+    assert asked == [1, 3, -1, 5] and again.read_bytes() == whole.read_bytes()
+    for ending in ("whole", "parts"):
+        assert len(pd.read_csv(tmp_path / f"{ending}_probabilities.csv")) == 6
+    assert not list(tmp_path.glob(".*.parts"))
+
+
+def trained_without(root: Path, folder: Path, **settings: object) -> Path:
+    "A copy of the run that passes for one with other settings."
+    copy = Path(shutil.copytree((root / WEIGHTS).parent, folder))
+    state, config = read_weights(copy / "best.pt")
+    write_weights(copy / "best.pt", state, config | settings)
+    return copy
+
+
+def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(root, new_posts, classifier, tmp_path):
+    new_posts.assign(picture=["", *new_posts.picture[1:]]).to_csv(root / "half.csv", index=False)
+    with pytest.raises(ClipsentError, match="half.csv: picture 1: is missing; .*--modality-dropout"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "half.txt", "half.csv")
+    new_posts.drop(columns="picture").to_csv(root / "words.csv", index=False)
+    with pytest.raises(ClipsentError, match="no column for the image"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "half.txt", "words.csv")
+    assert not list(tmp_path.glob("*.txt"))
+    dropped = trained_without(root, tmp_path / "dropped", modality_dropout=0.1)
+    for table in ("half.csv", "words.csv"):
+        predict_file(dropped, Workspace(root), tmp_path / "half.txt", table)
+    found = pd.read_csv(tmp_path / "half_probabilities.csv")
+    text, image = classifier.encode(
+        classifier.read_memory(new_posts.tweet, [root / name for name in new_posts.picture])
+    )
+    expected = classifier.feature_probabilities((text, torch.zeros_like(image)))
+    np.testing.assert_allclose(found.filter(like="p_"), expected, atol=1e-6)
+    with pytest.raises(ClipsentError, match="picture 0: is missing"):
+        Classifier.load(dropped).predict([None], [None])
+    posts = pd.read_csv(tmp_path / "dropped/train_posts.csv", dtype=str)
+    stand_ins = trained_without(root, tmp_path / "stand_ins")
+    posts.loc[0, "image_digest"] = predict.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
+    posts.to_csv(stand_ins / "train_posts.csv", index=False)
+    assert Classifier.load(stand_ins).may_lack == {"image"} and classifier.may_lack == set()
+
+
+def test_one_post_is_answered_in_a_line_and_nothing_is_written(root, new_posts, labelled, capsys):
+    before = sorted(root.glob("outputs/*"))
+    words = ["--text", new_posts.tweet[0], "--image", new_posts.picture[0], "--abstain-below", "1"]
+    assert main(["predict", "--weights", str(WEIGHTS), *words, "--project-root", str(root), "--no-progress"]) == 0
+    tag, confidence = labelled.decode().splitlines()[1].split(",")[1:6:4]
+    line = capsys.readouterr().out
+    assert line.startswith(f"{tag} {float(confidence):.2f} (") and "abstained, below a confidence of 1.00" in line
+    assert sorted(root.glob("outputs/*")) == before
+
+
+def test_features_of_frozen_towers_are_kept_for_the_next_model(root, classifier, tmp_path, monkeypatch):
+    frozen, val = trained_without(root, tmp_path / "frozen", trainable_blocks=0), root / "outputs/splits/train.csv"
+    expected = classifier.predict_posts(val, Workspace(root))[1]
+    found = Classifier.load(frozen).predict_posts(val, Workspace(root))[1]
+    np.testing.assert_allclose(found.filter(like="p_"), expected.filter(like="p_"), atol=1e-5)
+    monkeypatch.setattr("clipsent_nb.model.DualEncoderClassifier.features", None)  # no tower is run again
+    again = Classifier.load(frozen).predict_posts(val, Workspace(root))[1]
+    pd.testing.assert_frame_equal(again, found)
