@@ -43,7 +43,7 @@ from clipsent_nb.files import (
     read_json,
     read_table,
 )
-from .hub import fetch_encoder
+from .hub import fetch_encoder, fetch_run
 from clipsent_nb.inputs import (
     PairInputs,
     bucketed_batches,
@@ -550,7 +550,7 @@ class TrainedModel:
     @checked
     def load(
         cls,
-        run: Path | str,  # A run folder, or a weights file; a relative path starts at the project root
+        run: Path | str,  # A run folder or a weights file, relative to the project root; or org/name on the hub
         workspace: Workspace = Workspace(),  # Where the project is
         model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
         device: torch.device | str | None = None,  # Where to compute; default: the best that this machine has
@@ -559,7 +559,7 @@ class TrainedModel:
 
         Raises ClipsentError if there are none, they are damaged, or they do not fit the encoder.
         """
-        weights = workspace.resolve(run)
+        weights = fetch_run(run, workspace)
         weights = weights / "best.pt" if weights.is_dir() else weights
         state, config = read_weights(weights)
         if (weights.parent / "last.pt").is_file():

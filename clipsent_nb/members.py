@@ -17,6 +17,7 @@ from .cleaning import active_rules, clean_text
 from .data import Problem, read_split, settle_problems
 from .decoding import LONGEST_TEXT, read_text
 from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
+from .hub import fetch_run
 from .inputs import find_files, label_numbers
 from .runs import prediction_table
 
@@ -221,7 +222,8 @@ class Ensemble:
 
 # %% ../nbs/04d_members.ipynb #4d6d12e5
 def load_model(
-    run: Path | str,  # A run folder, a weights file, or the folder of an ensemble; relative to the project root
+    run: Path
+    | str,  # A run folder, a weights file or an ensemble, relative to the project root; or org/name on the hub
     workspace: Workspace = Workspace(),  # Where the project is
     model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
     device: str | None = None,  # Where to compute; default: the best that this machine has
@@ -230,7 +232,7 @@ def load_model(
 
     Raises ClipsentError if there is nothing, it is damaged, or it does not fit together.
     """
-    folder = workspace.resolve(run)
+    folder = fetch_run(run, workspace)
     if (folder / "ensemble.json").is_file():
         return Ensemble.load(folder, device)
     return TrainedModel.load(run, workspace, model_name, device)

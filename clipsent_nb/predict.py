@@ -19,6 +19,7 @@ from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction
 from clipsent_nb.decoding import pair_posts
 from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import AtLeastOne, ClipsentError, ModelName, Workspace, checked
+from clipsent_nb.hub import fetch_run
 from clipsent_nb.members import Ensemble
 from clipsent_nb.runs import prediction_table, read_predictions
 
@@ -122,7 +123,8 @@ class Classifier(PostReader, TrainedModel):
     @checked
     def load(
         cls,
-        run: Path | str,  # A run folder, a weights file, or an ensemble; a relative path starts at the project root
+        run: Path
+        | str,  # A run folder, a weights file or an ensemble, relative to the project root; or org/name on the hub
         workspace: Workspace = Workspace(),  # Where the project is
         model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
         device: torch.device | str | None = None,  # Where to compute; default: the best that this machine has
@@ -131,7 +133,7 @@ class Classifier(PostReader, TrainedModel):
 
         Raises ClipsentError if there is nothing, it is damaged, or it does not fit together.
         """
-        folder = workspace.resolve(run)
+        folder = fetch_run(run, workspace)
         if (folder / "ensemble.json").is_file():
             return EnsembleClassifier.load(folder, device)
         return super().load(run, workspace, model_name, device)

@@ -1,21 +1,25 @@
 """What a prediction takes, and what it refuses to do."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from faults.hub import FakeHub, status
 from PIL import Image
 
 from clipsent_nb import predict
 from clipsent_nb.cli import main
-from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.files import ClipsentError, Workspace, write_json
 from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.predict import Classifier, predict_file
+from clipsent_nb.push import copy_public, find_robustness, push
 from clipsent_nb.sample import make_sample
 from clipsent_nb.train import sample_run
 
@@ -353,3 +357,90 @@ def test_features_of_frozen_towers_are_kept_for_the_next_model(root, classifier,
     monkeypatch.setattr("clipsent_nb.model.DualEncoderClassifier.features", None)  # no tower is run again
     again = Classifier.load(frozen).predict_posts(val, Workspace(root))[1]
     pd.testing.assert_frame_equal(again, found)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "An empty hub that takes uploads, and a fresh cache."
+    hub = FakeHub("someone/mood", main=tmp_path / "on_the_hub")
+    for name in ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "1")
+        monkeypatch.setattr(huggingface_hub.constants, name, True)
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "home/hub"))
+    yield hub
+    hub.close()
+
+
+def test_a_model_comes_back_from_the_hub_without_the_places_and_names_of_this_machine(root, classifier, hub, tmp_path):
+    run, costs = (root / WEIGHTS).parent, {"modality": "picture", "family": "blur", "drop": 0.1, "relative_drop": 0.2}
+    (root / "outputs/optimize/robustness").mkdir()
+    write_json(
+        root / "outputs/optimize/robustness/robustness_metrics.json",
+        {"weights": "/elsewhere/optimize/clip/best.pt", "corruptions": {"defocus_blur": costs}},
+    )
+    assert push(run, "someone/mood", workspace=Workspace(root)).endswith("/someone/mood/commit/1")
+    assert hub.settings[0]["visibility"] == "private" and hub.large  # the weights went as a large file
+    files = [path for path in hub.folders["main"].rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"best.pt", "README.md", "train_posts.csv"} <= names and not {"last.pt", "report.html"} & names
+    guids = pd.read_csv(run / "val_predictions.csv", dtype=str).guid
+    for path in files:
+        assert str(root).encode() not in path.read_bytes()
+    assert not set(guids) & set(pd.read_csv(hub.folders["main"] / "val_predictions.csv", dtype=str).guid[100:])
+    card = huggingface_hub.ModelCard.load(hub.folders["main"] / "README.md")
+    assert card.data.library_name == "clipsent_nb" and card.data.eval_results
+    assert 'Classifier.load("someone/mood")' in card.text and "defocus blur costs most" in card.text
+    found, pictures = Classifier.load("someone/mood", Workspace(tmp_path)), sorted((root / "data").glob("*.jpg"))[:2]
+    pd.testing.assert_frame_equal(found.predict(["a", "b"], pictures), classifier.predict(["a", "b"], pictures))
+    assert found.confidence_at(0.5) == classifier.confidence_at(0.5)
+    hub.close()
+    assert Classifier.load("someone/mood", Workspace(tmp_path, offline=True)).labels == classifier.labels
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "message"),
+    [
+        ("POST /api/repos/create", status(401), "the hub refuses it .*no model was published; check the name"),
+        ("PUT /large/", status(403), "the hub refuses it .*no model was published"),
+        ("POST .*/commit/", status(500), "the hub does not take it .*; try again"),
+    ],
+)
+def test_an_upload_that_the_hub_refuses_is_one_line(root, hub, monkeypatch, pattern, fault, message):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own tries
+    hub.fail(pattern, fault)
+    with pytest.raises(ClipsentError, match=message) as caught:
+        push((root / WEIGHTS).parent, "someone/mood", workspace=Workspace(root))
+    assert "\n" not in str(caught.value) and not (hub.folders["main"] / "best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "options", "message"),
+    [
+        (WEIGHTS.parent, "some/one/mood", {}, "no name of a model on the hub"),
+        (WEIGHTS.parent, "someone/mood", {"offline": True}, "--offline: an upload needs the network"),
+        ("data", "someone/mood", {}, "data: holds no finished run"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(root, hub, run, name, options, message):
+    with pytest.raises(ClipsentError, match=message):
+        push(run, name, workspace=Workspace(root, **options))
+    assert not hub.requests
+
+
+def test_a_name_that_could_be_a_path_of_the_project_asks_no_hub(root, hub):
+    for name in ("outputs/nothing", "nowhere/best.pt", "a/b/c"):
+        with pytest.raises(ClipsentError, match="no such file"):
+            Classifier.load(name, Workspace(root))
+    assert not hub.requests
+    with pytest.raises(ClipsentError, match="--weights someone/else: neither a folder here nor a model that the hub"):
+        Classifier.load("someone/else", Workspace(root))
+
+
+def test_digests_of_training_posts_can_stay_here_and_an_old_measurement_is_not_told(root, tmp_path):
+    copy_public((root / WEIGHTS).parent, tmp_path / "model", digests=False)
+    assert not (tmp_path / "model/train_posts.csv").exists()
+    os.utime(root / WEIGHTS)
+    assert find_robustness(root / WEIGHTS, Workspace(root)) == {}
