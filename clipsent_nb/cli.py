@@ -36,6 +36,7 @@ COMMANDS = {
         "predict", "predict_file", "label posts with a trained classifier: a list, a folder, a table or one post"
     ),
     "export": Command("export", "export", "write a run as a graph that answers without torch", positional=True),
+    "demo": Command("demo", "demo", "show a trained model on a web page of this machine", positional=True),
     "push": Command("push", "push", "upload a run or an ensemble to the Hugging Face hub", positional=True),
     "ensemble": Command("ensemble", "ensemble", "make one model of several runs and a bag of words"),
     "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
