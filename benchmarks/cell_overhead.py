@@ -17,7 +17,8 @@ import torch
 
 from clipsent_nb.batches import Execution, run_many
 from clipsent_nb.report import kept_kernels
-from clipsent_nb.train import fit, sample_config, sample_run
+from clipsent_nb.state import sample_config
+from clipsent_nb.train import fit, sample_run
 
 
 def timed(call) -> float:

@@ -28,7 +28,8 @@ from clipsent_nb.inputs import bucketed_batches
 from clipsent_nb.model import quiet_transformers
 from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample, sample_texts, tiny_clip, tiny_tokenizer
-from clipsent_nb.train import RunInputs, compute_gradient, make_class_loss, new_state, reserve_moments, update
+from clipsent_nb.state import RunInputs, new_state
+from clipsent_nb.train import compute_gradient, make_class_loss, reserve_moments, update
 
 CPU = torch.device("cpu")
 DTYPES = ({"bf16": torch.bfloat16} if bf16_fast(CPU) else {}) | {"fp32": torch.float32}  # the fastest first

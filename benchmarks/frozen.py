@@ -14,7 +14,8 @@ import torch
 from common import CPU, parser, reference, seconds_of, write_figures
 
 from clipsent_nb.features import bf16_fast
-from clipsent_nb.train import fit, load_inputs
+from clipsent_nb.state import load_inputs
+from clipsent_nb.train import fit
 
 
 def main() -> None:

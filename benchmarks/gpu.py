@@ -11,7 +11,7 @@ import torch
 from common import Training, interleave, matrix_rate, parser, reference, summarize, write_figures
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 TUNED = {"bf16": True, "dataloader_num_workers": 8, "optim": "adamw_torch_fused"}
 

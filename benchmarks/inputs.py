@@ -7,7 +7,7 @@ import plain
 from common import interleave, parser, reference, seconds_of, summarize, write_figures
 
 from clipsent_nb.inputs import bucketed_batches
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from common import DTYPES, Training, matrix_rate, parser, reference, seconds_of, write_figures
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 KINDS = {  # words in the names of operations
     "layer norm, activation, rest": ("layer_norm",),

@@ -10,7 +10,7 @@ import torch
 from common import DTYPES, Training, in_own_process, parser, private_memory, reference, seconds_and_peak, write_figures
 from torch.autograd.graph import saved_tensors_hooks
 
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 
 def activation_bytes(training: Training) -> int:

@@ -11,7 +11,8 @@ from common import DTYPES, Training, interleave, parser, reference, seconds_of, 
 
 from clipsent_nb.features import head_probabilities
 from clipsent_nb.model import set_trainable
-from clipsent_nb.train import fit, load_inputs, parameter_groups
+from clipsent_nb.state import load_inputs, parameter_groups
+from clipsent_nb.train import fit
 
 
 def train_and_validate(training: Training) -> None:

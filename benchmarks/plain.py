@@ -14,7 +14,8 @@ from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.decoding import read_text
 from clipsent_nb.labels import LABELS
 from clipsent_nb.runs import TrainConfig, config_values
-from clipsent_nb.train import RunInputs, make_class_loss, new_state
+from clipsent_nb.state import RunInputs, new_state
+from clipsent_nb.train import make_class_loss
 
 
 class Posts(Dataset):

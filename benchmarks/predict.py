@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from clipsent_nb.features import encode, head_probabilities
 from clipsent_nb.inputs import load_posts
 from clipsent_nb.runs import config_values
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 
 def main() -> None:

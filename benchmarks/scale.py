@@ -21,7 +21,8 @@ from clipsent_nb.inputs import refresh_content
 from clipsent_nb.labels import LABELS
 from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import tiny_clip
-from clipsent_nb.train import fit, load_inputs
+from clipsent_nb.state import load_inputs
+from clipsent_nb.train import fit
 
 STAGES = {
     "splits": lambda config: make_splits(config, val_ratio=0.1),

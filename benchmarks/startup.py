@@ -14,7 +14,8 @@ from clipsent_nb.train import sample_run
 
 FIRST_STEP = """
 import sys
-from clipsent_nb.train import fit, sample_config
+from clipsent_nb.state import sample_config
+from clipsent_nb.train import fit
 
 config = sample_config(sys.argv[1], output_dir="outputs/optimize/first", overwrite=True)
 fit(config, on_step=lambda state: sys.exit())

@@ -11,7 +11,7 @@ from common import DTYPES, Training, interleave, parser, reference, summarize, w
 
 from clipsent_nb.inputs import bucketed_batches
 from clipsent_nb.runs import TrainConfig
-from clipsent_nb.train import RunInputs, load_inputs
+from clipsent_nb.state import RunInputs, load_inputs
 
 
 def loss_difference(config: TrainConfig, inputs: RunInputs) -> float:

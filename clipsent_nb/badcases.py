@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from .data import SPLIT_COLUMNS, fold_tables, in_threads, read_split, settle_problems
+from .copies import in_threads
+from .data import SPLIT_COLUMNS, fold_tables, read_split
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -34,6 +35,7 @@ from clipsent_nb.files import (
     write_csv,
 )
 from .labels import LABELS, find_labels
+from .posts import settle_problems
 from .runs import Share
 from .tables import path_from
 

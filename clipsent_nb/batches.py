@@ -411,7 +411,7 @@ def collect(
 # %% ../nbs/05a_batches.ipynb #54e49768
 from clipsent_nb.hub import fetch_encoder
 from clipsent_nb.runs import resolved_model
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 
 def prepare(

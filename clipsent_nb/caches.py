@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from .cleaning import clean_text, cleaning_fingerprint
-from .data import in_threads
+from .copies import in_threads
 from .decoding import open_image
 from .files import ClipsentError, atomic_write, digest, locked, naming_file, progress_bar, read_json
 

@@ -114,7 +114,7 @@ from clipsent_nb.features import TOWERS, compute_dtype, encode, find_device, kep
 from clipsent_nb.hub import encoder_identity
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import DualEncoderClassifier, load_encoder
-from clipsent_nb.train import load_inputs
+from clipsent_nb.state import load_inputs
 
 PROMPTS = ("a {} post", "a picture with a {} mood", "a photo that makes people feel {}", "the feeling is {}")
 

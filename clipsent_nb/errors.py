@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .data import read_split, settle_problems
+from .data import read_split
 from .files import ClipsentError, Workspace, format_message, log, write_csv
 from .labels import find_labels, order_labels
+from .posts import settle_problems
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -187,8 +188,8 @@ def picture_size(
         raise ClipsentError(path, reason) from error
 
 # %% ../nbs/10_errors.ipynb #9bb8dee5
-from clipsent_nb.data import Problem
 from clipsent_nb.decoding import read_text
+from clipsent_nb.posts import Problem
 
 
 def describe_posts(

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .caches import ImagePreprocessor, Ragged, RowStore, fill, tokenizer_fingerprint
 from .cleaning import active_rules
-from .data import NO_PICTURE
+from .posts import NO_PICTURE
 from clipsent_nb.files import (
     ClipsentError,
     Workspace,

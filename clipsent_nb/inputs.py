@@ -31,10 +31,12 @@ from clipsent_nb.caches import (
     worker_count,
 )
 from .cleaning import active_rules, clean_text
-from .data import Problem, find_copies, in_threads, post_file, read_split, settle_problems, with_content
+from .copies import find_copies, in_threads
+from .data import read_split, with_content
 from .decoding import LONGEST_TEXT, open_image, read_text
 from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_count, write_csv
 from .labels import LABELS
+from .posts import Problem, post_file, settle_problems
 
 # %% ../nbs/01_inputs.ipynb #5b374ca7
 def bucketed_batches(

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from .cleaning import active_rules, clean_text
-from .data import Problem, read_split, settle_problems
+from .data import read_split
 from .decoding import LONGEST_TEXT, read_text
 from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
 from .hub import fetch_run
 from .inputs import find_files, label_numbers
+from .posts import Problem, settle_problems
 from .runs import prediction_table
 
 WORDS = {"ngram_range": (1, 2), "sublinear_tf": True}  # of the vectorizer

@@ -141,9 +141,10 @@ class Classifier(PostReader, TrainedModel):
 # %% ../nbs/11_predict.ipynb #4b86beb7
 from dataclasses import replace
 
-from clipsent_nb.data import LEFT_OUT, files_by_guid, find_pairs, read_list, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
+from clipsent_nb.posts import LEFT_OUT, files_by_guid, find_pairs, read_list
 
 
 def read_test_posts(
@@ -180,7 +181,7 @@ def warn_of_training_posts(
 # %% ../nbs/11_predict.ipynb #c30925ae
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from clipsent_nb.data import IMAGE_SUFFIXES, post_file
+from clipsent_nb.posts import IMAGE_SUFFIXES, post_file
 from clipsent_nb.files import unicode_of
 from clipsent_nb.tables import (
     Columns,
@@ -281,7 +282,7 @@ def answer_part(
 import shutil
 from collections import Counter
 
-from clipsent_nb.data import OF_NOBODY
+from clipsent_nb.posts import OF_NOBODY
 from clipsent_nb.files import atomic_write, locked, progress_bar, read_table, write_csv
 
 

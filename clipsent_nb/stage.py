@@ -266,8 +266,8 @@ def refuse_lacking(plan: Plan) -> None:
 from contextlib import suppress
 
 from clipsent_nb.caches import file_digests
-from clipsent_nb.data import LISTS, VOTES, post_file
 from clipsent_nb.files import digest, read_table
+from clipsent_nb.posts import LISTS, VOTES, post_file
 
 
 def table_digest(

@@ -28,7 +28,8 @@ from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
 from clipsent_nb.labels import LABELS
 from clipsent_nb.runs import Run
-from clipsent_nb.train import fit, sample_config, sample_run
+from clipsent_nb.state import sample_config
+from clipsent_nb.train import fit, sample_run
 
 OPTIMIZE = Path("outputs/optimize")
 

@@ -13,24 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, features
 
-from clipsent_nb.data import (
-    MOST_BITS,
-    MOST_PICTURES,
-    SPLIT_COLUMNS,
-    Problem,
-    assign_parts,
-    class_quotas,
-    find_copies,
-    make_splits,
-    post_file,
-    read_list,
-    read_split,
-    settle_problems,
-    with_content,
-)
+from clipsent_nb.copies import MOST_BITS, MOST_PICTURES, find_copies
+from clipsent_nb.data import SPLIT_COLUMNS, assign_parts, class_quotas, make_splits, read_split, with_content
 from clipsent_nb.decoding import decode_text, guess_encodings, open_image, read_text
 from clipsent_nb.files import ClipsentError, Workspace, read_table
 from clipsent_nb.labels import LABELS
+from clipsent_nb.posts import Problem, post_file, read_list, settle_problems
 
 
 def write_posts(root: Path, rows: list[tuple[str, str]], test: list[str] = ()) -> Path:

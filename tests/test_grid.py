@@ -19,7 +19,8 @@ from clipsent_nb.batches import BatchFolder, Execution, PlannedRun, collect, fin
 from clipsent_nb.files import ClipsentError, locked, write_csv, write_json
 from clipsent_nb.grid import GridConfig, Range, expand, grid_axes, open_study, read_axis, run_search
 from clipsent_nb.runs import TrainConfig, identity
-from clipsent_nb.train import sample_config, sample_run
+from clipsent_nb.state import sample_config
+from clipsent_nb.train import sample_run
 
 
 def execute(source, folder, parameters, threads=0, minutes=0.0, watch=lambda: ""):

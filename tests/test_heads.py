@@ -11,7 +11,8 @@ from clipsent_nb.files import ClipsentError
 from clipsent_nb.heads import CROSS_FITTED, heads, make_contender, read_variants, validation_posts
 from clipsent_nb.preprocess import preprocess, read_rule_sets
 from clipsent_nb.runs import Run
-from clipsent_nb.train import sample_config, sample_run
+from clipsent_nb.state import sample_config
+from clipsent_nb.train import sample_run
 
 
 @pytest.fixture(scope="module")

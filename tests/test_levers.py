@@ -13,14 +13,16 @@ from transformers import BertConfig, BertModel
 
 from clipsent_nb import features, train
 from clipsent_nb.cli import parse
-from clipsent_nb.data import LABELS, make_splits, read_split
+from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.features import TrainedModel, calibrate
 from clipsent_nb.files import ClipsentError, Workspace, log, write_csv
+from clipsent_nb.labels import LABELS
 from clipsent_nb.model import image_features, load_encoder, load_processors, read_weights, text_features, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import State, fit, load_inputs
+from clipsent_nb.state import State, load_inputs
+from clipsent_nb.train import fit
 
 torch.set_num_threads(1)
 

@@ -18,8 +18,9 @@ from clipsent_nb.batches import BatchFolder, Execution
 from clipsent_nb.features import compute_dtype
 from clipsent_nb.files import ClipsentError, read_table, write_json
 from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.state import load_inputs, new_state, sample_config
 from clipsent_nb.stats import cross_fit_epoch, seeds_interval
-from clipsent_nb.train import fit, load_inputs, new_state, sample_config, sample_run, training_bar, update
+from clipsent_nb.train import fit, sample_run, training_bar, update
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "clipsent_nb").glob("[!_]*.py"))

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from clipsent_nb.badcases import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
+from clipsent_nb.copies import normalised_text
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
-from clipsent_nb.data import assign_parts, check_list, fold_tables, normalised_text, read_list
+from clipsent_nb.data import assign_parts, fold_tables
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError, Workspace, atomic_write, flag_of, write_together
 from clipsent_nb.labels import LABELS
+from clipsent_nb.posts import check_list, read_list
 from clipsent_nb.runs import TrainConfig, config_values
 from clipsent_nb.stage import DECIDED, Plan
 

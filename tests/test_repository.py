@@ -21,7 +21,7 @@ import clipsent_nb
 from clipsent_nb.cli import COMMANDS, load
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.runs import TrainConfig
-from clipsent_nb.train import sample_config
+from clipsent_nb.state import sample_config
 
 ROOT = Path(__file__).parents[1]
 MADE_BY_RUNNING = {".ipynb_checkpoints", "outputs", "sample"}

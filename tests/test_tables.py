@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from clipsent_nb.cli import parse
-from clipsent_nb.data import NO_PICTURE, make_splits, read_split
+from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, digest
+from clipsent_nb.posts import NO_PICTURE
 from clipsent_nb.tables import Columns, as_text, read_post_table
 
 TAGS = ("negative", "neutral", "positive")

@@ -21,7 +21,8 @@ from clipsent_nb.files import ClipsentError, Workspace, locked
 from clipsent_nb.model import DualEncoderClassifier, load_encoder, read_weights
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import State, fit, load_inputs
+from clipsent_nb.state import State, load_inputs
+from clipsent_nb.train import fit
 
 torch.set_num_threads(1)
 

@@ -35,7 +35,8 @@ from clipsent_nb.robustness import CorruptionSettings, robustness
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking, run_stage
-from clipsent_nb.train import fit, load_inputs, sample_config, sample_run
+from clipsent_nb.state import load_inputs, sample_config
+from clipsent_nb.train import fit, sample_run
 
 
 @pytest.fixture(scope="module")

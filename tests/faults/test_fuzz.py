@@ -18,20 +18,13 @@ import pytest
 from PIL import EpsImagePlugin, Image, PngImagePlugin, features
 
 from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.data import (
-    CONTENT,
-    check_list,
-    files_by_guid,
-    find_pairs,
-    inspect_post,
-    make_splits,
-    read_list,
-    read_split,
-)
+from clipsent_nb.copies import CONTENT, inspect_post
+from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import open_image, read_text
 from clipsent_nb.errors import picture_size
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.labels import LABELS
+from clipsent_nb.posts import check_list, files_by_guid, find_pairs, read_list
 
 resource = pytest.importorskip("resource", reason="this system does not tell how much memory a process has had")
 

@@ -17,16 +17,18 @@ from PIL import Image
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
-from clipsent_nb.data import make_splits, read_list, read_split
+from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import LONGEST_TEXT, open_image, pair_posts
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import inputs_from_memory, load_posts
 from clipsent_nb.labels import LABELS
 from clipsent_nb.model import load_processors, read_weights
+from clipsent_nb.posts import read_list
 from clipsent_nb.predict import Classifier
 from clipsent_nb.runs import RUN_FORMAT, Run, TrainConfig
 from clipsent_nb.sample import make_sample, tiny_clip
-from clipsent_nb.train import fit, load_inputs, sample_config, sample_run
+from clipsent_nb.state import load_inputs, sample_config
+from clipsent_nb.train import fit, sample_run
 
 torch.set_num_threads(1)
 GUID = "1"  # of the post that is spoilt
@@ -156,16 +158,16 @@ def test_a_file_that_may_not_be_read(posts, suffix, monkeypatch):
             if not folder.stat().st_mode & 1:
                 monkeypatch.chdir("/")
                 folder.chmod(folder.stat().st_mode | 0o11)
-        from clipsent_nb import data
+        from clipsent_nb import copies
 
         paths = {"text_path": f"data/{GUID}.txt", "image_path": f"data/{GUID}.jpg"}
         pair = pd.DataFrame([{"guid": GUID, **paths, "encoding": ""}]).itertuples()
         os.seteuid(65534)
         try:
-            found = data.inspect_post(next(pair), Workspace(posts))
+            found = copies.inspect_post(next(pair), Workspace(posts))
         finally:
             os.seteuid(0)
-        assert found == ({}, [data.Problem(GUID, f"data/{GUID}.{suffix}", "Permission denied")])
+        assert found == ({}, [copies.Problem(GUID, f"data/{GUID}.{suffix}", "Permission denied")])
     else:
         assert problem_of(posts) == "Permission denied"
 

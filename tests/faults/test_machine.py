@@ -40,7 +40,8 @@ from clipsent_nb.data import make_splits
 from clipsent_nb.files import ClipsentError, Workspace, read_json
 from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import fit, load_inputs
+from clipsent_nb.state import load_inputs
+from clipsent_nb.train import fit
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="these faults are made with POSIX calls")

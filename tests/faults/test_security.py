@@ -29,17 +29,19 @@ from clipsent_nb import stage
 from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrite_text
 from clipsent_nb.batches import Execution, collect, connect_ray
 from clipsent_nb.compare import compare, conclude_ranking, rank_contenders, render_ranking
-from clipsent_nb.data import Problem, audit_table, make_splits, read_split
+from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, Workspace, write_json
 from clipsent_nb.grid import write_comparison
 from clipsent_nb.heads import make_contender, validation_posts
 from clipsent_nb.model import load_encoder, load_processors, read_weights
+from clipsent_nb.posts import Problem, audit_table
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
 from clipsent_nb.sample import make_sample
-from clipsent_nb.train import fit, sample_config, sample_run
+from clipsent_nb.state import sample_config
+from clipsent_nb.train import fit, sample_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no file can be called <img> there")
 torch.set_num_threads(1)
