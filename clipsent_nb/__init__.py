@@ -2,7 +2,7 @@
 
 What is used most can be imported from here, `from clipsent_nb import Classifier, TrainConfig, fit`; a module is imported
 when one of its names is first asked for. `compare`, `ensemble`, `grid`, `heads`, `preprocess`, `recipes`, `robustness`, `errors`,
-`explain` and `export` are modules, which hold the function of that name.
+`explain`, `export`, `push` and `demo` are modules, which hold the function of that name.
 """
 
 import importlib

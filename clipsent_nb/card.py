@@ -164,6 +164,18 @@ def encoder_name(config: Mapping[str, object]) -> str:
     "The encoder as a reader knows it."
     return base_model(config) or f"an encoder from a folder ({plain_name(Path(str(config['model_name'])).name)})"
 
+# %% ../nbs/04c_card.ipynb #9bad41fa
+def describe_worst(
+    corruptions: Mapping[str, Mapping[str, object]],  # Of robustness_metrics.json, by their names
+) -> list[str]:
+    "Which damage costs most, in a sentence; nothing if none was tried."
+    tried = {name: one for name, one in corruptions.items() if one["modality"] != "pairing" and one["family"] != "mild"}
+    if not tried:
+        return []
+    name, worst = max(tried.items(), key=lambda pair: pair[1]["drop"])
+    cost = f"{worst['drop']:.3f} of macro-F1 on average over its severities, {worst['relative_drop']:.0%} of the score"
+    return [f"Of {len(tried)} kinds of damage, {plain_name(name).replace('_', ' ')} costs most: {cost}."]
+
 # %% ../nbs/04c_card.ipynb #d5a17f0f
 def model_card(
     name: str,  # Of the model: the run folder's, or org/name on the hub
@@ -171,6 +183,7 @@ def model_card(
     metrics: Mapping[str, object],  # metrics.json
     predictions: pd.DataFrame,  # val_predictions.csv
     licence: str = UNKNOWN,  # Of the encoder, from `find_licence`
+    corruptions: Mapping[str, Mapping[str, object]] = {},  # What damage costs; see `describe_worst`
 ) -> str:
     """The model card of a run, in Markdown with the hub's metadata.
 
@@ -190,7 +203,7 @@ def model_card(
         "It is meant for posts like those that it was trained on, read in bulk. It is no basis for decisions about single "
         f"people. The licence of the encoder is {licence}; it binds this model too.",
         f"## Scores\n\n{score_table(metrics, predictions)}",
-        "What they are not:\n\n" + "\n".join(f"- {line}" for line in caveats(metrics)),
+        "What they are not:\n\n" + "\n".join(f"- {line}" for line in [*caveats(metrics), *describe_worst(corruptions)]),
         f"## Data\n\n{metrics['train_posts']} training posts and {metrics['val_posts']} validation posts, which are not part of "
         f"this folder. Fingerprints of their content: {fingerprints}.",
         f"## For a report\n\n{methods_paragraph(config, metrics)}",

@@ -32,8 +32,12 @@ COMMANDS = {
     "augment-images": Command("augment", "augment_images", "write varied copies of the pictures of bad cases"),
     "augment-text": Command("augment", "augment_text", "write rewordings of the texts of bad cases"),
     "merge": Command("augment", "merge", "add the copies and rewordings to the training file"),
-    "predict": Command("predict", "predict_file", "label the test posts with a trained classifier"),
+    "predict": Command(
+        "predict", "predict_file", "label posts with a trained classifier: a list, a folder, a table or one post"
+    ),
     "export": Command("export", "export", "write a run as a graph that answers without torch", positional=True),
+    "demo": Command("demo", "demo", "show a trained model on a web page of this machine", positional=True),
+    "push": Command("push", "push", "upload a run or an ensemble to the Hugging Face hub", positional=True),
     "ensemble": Command("ensemble", "ensemble", "make one model of several runs and a bag of words"),
     "errors": Command("errors", "errors", "error rates by kind of post, and the kinds that are worst"),
     "compare": Command("compare", "compare", "compare runs with a baseline and with simple references"),

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .cleaning import active_rules
 from clipsent_nb.files import (
     ClipsentError,
     Workspace,
@@ -40,8 +41,9 @@ from clipsent_nb.files import (
     read_json,
     read_table,
 )
-from .hub import fetch_encoder
+from .hub import fetch_encoder, fetch_run
 from .objective import adjust_probabilities, apply_temperature
+from .posts import NO_PICTURE
 from .runs import TrainConfig, prediction_table, resolved_model
 
 # %% ../nbs/04b_features.ipynb #58a80fde
@@ -129,7 +131,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 # %% ../nbs/04b_features.ipynb #9be07999
-from clipsent_nb.caches import Ragged, RowStore, fill
+from clipsent_nb.caches import ImagePreprocessor, Ragged, RowStore, fill, tokenizer_fingerprint
 from clipsent_nb.inputs import (
     PairInputs,
     bucketed_batches,
@@ -370,6 +372,15 @@ def drop_modality(
     draw = torch.rand(len(text), 1, device=text.device)
     return text * (draw >= probability / 2), image * (draw < 1 - probability / 2)
 
+
+def blank_missing(
+    features: tuple[Tensor, Tensor],  # Text features and image features [N, width]
+    *halves: Sequence[object],  # Texts and pictures of the posts; None where a post has none
+) -> tuple[Tensor, ...]:
+    "The features with zeros for what a post lacks, as `drop_modality` has shown it in training."
+    given = [torch.tensor([[one is not None] for one in half]) for half in halves]
+    return tuple(part * there.to(part.device) for part, there in zip(features, given, strict=True))
+
 # %% ../nbs/04b_features.ipynb #cfa513a4
 class Features:
     "Text and image features of a run's posts: computed where something is trained, kept where nothing is."
@@ -541,7 +552,7 @@ class TrainedModel:
     @checked
     def load(
         cls,
-        run: Path | str,  # A run folder, or a weights file; a relative path starts at the project root
+        run: Path | str,  # A run folder or a weights file, relative to the project root; or org/name on the hub
         workspace: Workspace = Workspace(),  # Where the project is
         model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
         device: torch.device | str | None = None,  # Where to compute; default: the best that this machine has
@@ -550,7 +561,7 @@ class TrainedModel:
 
         Raises ClipsentError if there are none, they are damaged, or they do not fit the encoder.
         """
-        weights = workspace.resolve(run)
+        weights = fetch_run(run, workspace)
         weights = weights / "best.pt" if weights.is_dir() else weights
         state, config = read_weights(weights)
         if (weights.parent / "last.pt").is_file():
@@ -593,9 +604,28 @@ class TrainedModel:
         "Names of the classes, in class order [C]."
         return self.model.labels
 
-    def encode(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> tuple[Tensor, Tensor]:
-        "Text features and image features of prepared posts, float32 [N, width]."
-        return encode(self.model, inputs, self.device, self.dtype, batch_size)
+    def encode(
+        self, inputs: PairInputs, batch_size: int = ENCODING_BATCH, kept: Mapping[Tower, Tensor] = {}
+    ) -> tuple[Tensor, Tensor]:
+        "Text features and image features of prepared posts, float32 [N, width]; those of `kept` are not computed."
+        towers, found = [tower for tower in TOWERS if tower not in kept], {}
+        if towers:
+            parts = encode(self.model, inputs, self.device, self.dtype, batch_size, towers=towers)
+            found = dict(zip(TOWERS, parts, strict=True))
+        found |= kept
+        return found["text"], found["image"]
+
+    def find_kept(self, inputs: PairInputs, folder: Path) -> dict[Tower, Tensor]:
+        "What the towers that the run did not train make of posts; computed once for all runs with this encoder."
+        described = self.folder and self.folder / "config.json"
+        encoder = read_json(described).get("encoder") if described and described.is_file() else None
+        if not encoder or len(inputs) < ENCODING_BATCH:  # fewer are computed as many
+            return {}
+        names = "text_tower image_tower trainable_blocks ablate_text ablate_image".split()
+        trained = TrainConfig(**{name: self.config[name] for name in names if name in self.config}).blocks
+        where = folder, self.device, self.dtype
+        frozen = [tower for tower in TOWERS if trained[tower] == 0]
+        return {tower: kept_features(self.model, encoder, inputs, *where, tower) for tower in frozen}
 
     def feature_probabilities(self, features: tuple[Tensor, Tensor]) -> np.ndarray:
         "Class probabilities [N, C] from features, adjusted and calibrated as the run says."
@@ -608,13 +638,61 @@ class TrainedModel:
             return np.empty((0, len(self.labels)))
         return self.feature_probabilities(self.encode(inputs, batch_size))
 
+    @cached_property
+    def may_lack(self) -> set[Tower]:
+        "Without what a post can be answered: what was dropped in training, never used, or missing in a training post."
+        known = self.folder and self.folder / "train_posts.csv"
+        posts = read_table(known) if known and known.is_file() else pd.DataFrame()
+        empty = {"text": digest(b""), "image": digest(NO_PICTURE)}
+        return {
+            tower
+            for tower in TOWERS
+            if self.config.get("modality_dropout")
+            or self.config.get(f"ablate_{tower}")
+            or empty[tower] in set(posts.get(f"{tower}_digest", ()))
+        }
+
+    @cached_property
+    def reading(self) -> str:
+        "A digest of what decides how a post in memory becomes tensors."
+        pixels = ImagePreprocessor.from_processor(self.image_processor).fingerprint
+        return digest(repr([tokenizer_fingerprint(self.tokenizer), pixels, active_rules(self.config)]).encode())
+
+    @cached_property
+    def tower_digests(self) -> dict[Tower, str]:
+        "A digest of what decides the features that each tower makes of tensors."
+        found = {}
+        for tower in TOWERS:
+            ablated = getattr(self.model, f"ablate_{tower}")
+            parts = [self.dtype, ablated, getattr(self.model.encoder.config, f"{tower}_pooling", "own")]
+            for name, value in self.model.encoder.state_dict().items():
+                if tower_of(name) == tower:
+                    parts += [name, digest(value.cpu().numpy().tobytes())]
+            found[tower] = digest(repr(parts).encode())
+        return found
+
+    def read_memory(self, texts: Sequence[str | None], images: Sequence, first: int = 0) -> PairInputs:
+        "Posts in memory as this model reads them, see `inputs_from_memory`; None stands for what a post lacks."
+        words, pictures = [text or "" for text in texts], [NO_PICTURE if one is None else one for one in images]
+        return inputs_from_memory(words, pictures, self.processors, self.config, first=first)
+
+    def memory_answers(self, features: tuple[Tensor, Tensor], texts: Sequence, images: Sequence) -> np.ndarray:
+        "Class probabilities [N, C] from features of posts in memory; None stands for what a post lacks."
+        dropped = bool(self.config.get("modality_dropout"))
+        return self.feature_probabilities(blank_missing(features, texts, images) if dropped else features)
+
     def memory_probabilities(
-        self, texts: Sequence[str], images: Sequence, first: int = 0, batch_size: int = ENCODING_BATCH
+        self,
+        texts: Sequence[str | None],  # Raw texts; None: the post has none, see `may_lack`
+        images: Sequence,  # As many, see `open_image`; None: the post has none
+        first: int = 0,  # The number of the first post in messages
+        batch_size: int = ENCODING_BATCH,  # Posts at a time
     ) -> np.ndarray:
-        "Class probabilities [N, C] of posts in memory; see `inputs_from_memory`."
-        return self.probabilities(
-            inputs_from_memory(texts, images, self.processors, self.config, first=first), batch_size
-        )
+        "Class probabilities [N, C] of posts in memory."
+        if not len(texts):
+            return np.empty((0, len(self.labels)))
+        features = self.encode(self.read_memory(texts, images, first), batch_size)
+        return self.memory_answers(features, texts, images)
 
     def read_posts(
         self, posts: pd.DataFrame | Path, workspace: Workspace = Workspace(), where: object = "posts"
@@ -633,6 +711,8 @@ class TrainedModel:
 
         Raises ClipsentError if more posts cannot be used than the workspace allows, or for an unknown label.
         """
-        inputs = self.read_posts(posts, workspace, where)
-        probabilities = self.probabilities(inputs, batch_size)
+        inputs, probabilities = self.read_posts(posts, workspace, where), np.empty((0, len(self.labels)))
+        if len(inputs):
+            kept = self.find_kept(inputs, workspace.cache / "features")
+            probabilities = self.feature_probabilities(self.encode(inputs, batch_size, kept))
         return inputs.posts, prediction_table(inputs.posts, inputs.labels, probabilities, self.labels)

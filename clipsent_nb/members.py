@@ -17,6 +17,7 @@ from .cleaning import HAN, KANA, active_rules, clean_text
 from .data import read_split
 from .decoding import LONGEST_TEXT, read_text
 from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
+from .hub import fetch_run
 from .inputs import find_files, label_numbers
 from .posts import Problem, settle_problems
 from .runs import prediction_table
@@ -57,6 +58,8 @@ class WordModel:
         except ValueError as error:
             raise ClipsentError("a bag of words", f"cannot be fitted on the training texts ({error})") from error
         return cls(vectorizer, regression, tuple(labels), dict(switches))
+
+    may_lack = frozenset({"image"})  # without what a post can be answered
 
     def text_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         "Class probabilities [N, C] of cleaned texts."
@@ -171,11 +174,32 @@ class Ensemble:
         "Class probabilities of the ensemble [N, C]."
         return calibrate(np.tensordot(self.weights, np.asarray(parts), 1), temperature=self.temperature)
 
+    @property
+    def may_lack(self) -> set[str]:
+        "Without what a post can be answered by all members, see `TrainedModel.may_lack`."
+        return set.intersection(*[set(one.may_lack) for one in self.members])
+
     def memory_probabilities(
-        self, texts: Sequence[str], images: Sequence, first: int = 0, batch_size: int = ENCODING_BATCH
+        self,
+        texts: Sequence[str | None],  # Raw texts; None: the post has none
+        images: Sequence,  # As many, see `open_image`; None: the post has none
+        first: int = 0,  # The number of the first post in messages
+        batch_size: int = ENCODING_BATCH,  # Posts at a time
     ) -> np.ndarray:
-        "Class probabilities [N, C] of posts in memory; see `inputs_from_memory`."
-        return self.combine([one.memory_probabilities(texts, images, first, batch_size) for one in self.members])
+        "Class probabilities [N, C] of posts in memory; what is alike in members, such as a frozen tower, is run once."
+        inputs, features, parts = {}, {}, []
+        for one in self.members:
+            if not len(texts) or isinstance(one, WordModel):
+                parts.append(one.memory_probabilities(texts, images, first, batch_size))
+                continue
+            if one.reading not in inputs:
+                inputs[one.reading] = one.read_memory(texts, images, first)
+            keys = {tower: (one.reading, content) for tower, content in one.tower_digests.items()}
+            known = {tower: features[key] for tower, key in keys.items() if key in features}
+            found = one.encode(inputs[one.reading], batch_size, known)
+            features |= dict(zip(keys.values(), found, strict=True))
+            parts.append(one.memory_answers(found, texts, images))
+        return self.combine(parts)
 
     def predict_posts(
         self,
@@ -190,18 +214,19 @@ class Ensemble:
         """
         if not isinstance(posts, pd.DataFrame):
             posts, where = read_split(posts), posts
-        tables = []
+        posts, tables = posts.assign(row=range(len(posts))), []
         for one in self.members:  # each is asked about the posts that those before could read
             posts, table = one.predict_posts(posts, workspace, where, batch_size)
-            tables.append(table.drop_duplicates("guid").set_index("guid"))
+            tables.append(table.set_index(posts.row))
         columns = [f"p_{label}" for label in self.labels]
-        parts = [table.loc[posts.guid, columns].to_numpy() for table in tables]
+        parts, posts = [table.loc[posts.row, columns].to_numpy() for table in tables], posts.drop(columns="row")
         ids = label_numbers(posts.label if "label" in posts else [""] * len(posts), posts.guid, self.labels)
         return posts, prediction_table(posts, ids, self.combine(parts), self.labels)
 
 # %% ../nbs/04d_members.ipynb #4d6d12e5
 def load_model(
-    run: Path | str,  # A run folder, a weights file, or the folder of an ensemble; relative to the project root
+    run: Path
+    | str,  # A run folder, a weights file or an ensemble, relative to the project root; or org/name on the hub
     workspace: Workspace = Workspace(),  # Where the project is
     model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
     device: str | None = None,  # Where to compute; default: the best that this machine has
@@ -210,7 +235,7 @@ def load_model(
 
     Raises ClipsentError if there is nothing, it is damaged, or it does not fit together.
     """
-    folder = workspace.resolve(run)
+    folder = fetch_run(run, workspace)
     if (folder / "ensemble.json").is_file():
         return Ensemble.load(folder, device)
     return TrainedModel.load(run, workspace, model_name, device)

@@ -301,7 +301,7 @@ RUN_FILES = (
     "report.ipynb report.html README.md"
 ).split()
 RUN_FORMAT = 2  # of run folders; a later version that changes what is in them counts up
-KNOWN_BY = ["guid", "group", "text_key", "image_digest", "image_hash"]  # columns of train_posts.csv
+KNOWN_BY = ["guid", "group", "text_digest", "text_key", "image_digest", "image_hash"]  # columns of train_posts.csv
 
 
 class RunFolder:

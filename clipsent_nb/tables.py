@@ -6,14 +6,16 @@
 __all__ = ['USUAL_NAMES', 'PARTS', 'Columns', 'find_columns', 'read_post_table', 'join_votes', 'read_votes']
 
 # %% ../nbs/00e_tables.ipynb #c45db017
+import codecs
 import csv
 import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -44,30 +46,51 @@ def table_text(
     return text
 
 
-def read_csv_cells(
+def is_plain(path: Path) -> bool:
+    "Whether a file is UTF-8 without the signs of other encodings; it is read block by block."
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError:
+                return False
+            if b"\0" in block or b"\x1b" in block:
+                return False
+    return not decoder.getstate()[0]
+
+
+def open_text(path: Path, encoding: str, newline: str) -> TextIO:
+    "A text file to be read line by line; one that is not plain UTF-8 is held in memory."
+    if is_plain(path):
+        return open(path, encoding="utf-8-sig", newline=newline)
+    return io.StringIO(table_text(path, encoding), newline=newline)
+
+
+def csv_rows(
     path: Path,  # Of a .csv or .tsv file
     encoding: str,  # See `decode_text`; auto: decided by the bytes
-) -> pd.DataFrame:
-    "The cells as text; raises ValueError that names the line if a row has other cells than the first one has names."
-    text = table_text(path, encoding)
-    first, _, rest = text.partition("\n")
-    written = re.fullmatch(r"sep=(.)\s*", first)
-    separator = written[1] if written else max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(rest if written else text, newline=""), delimiter=separator, strict=True)
-    before, rows = csv.field_size_limit(2**31 - 1), []
-    try:
-        for row in reader:
-            if len(row) < 2 and not "".join(row).strip():
-                continue
-            if rows and len(row) != len(rows[0]):
-                raise csv.Error(f"{write_count(len(row), 'cell')} instead of {len(rows[0])}")
-            rows.append(row)
-    except csv.Error as error:
-        line = reader.line_num + bool(written)
-        raise ValueError(f"line {line}: {error}; put quotes around cells with a {separator!r} or a quote") from error
-    finally:
-        csv.field_size_limit(before)
-    return pd.DataFrame(rows[1:], columns=rows[0] if rows else [], dtype=object)
+) -> Iterator[list[str]]:
+    "Names, then cells as text; raises ValueError that names the line if a row has other cells than the first one has names."
+    before, width = csv.field_size_limit(2**31 - 1), 0
+    with open_text(path, encoding, "") as file:
+        first = file.readline()
+        written = re.fullmatch(r"sep=(.)\s*", first)
+        separator = written[1] if written else max(",;\t", key=first.count)
+        lines = file if written else itertools.chain([first], file)
+        reader = csv.reader(lines, delimiter=separator, strict=True)
+        try:
+            for row in reader:
+                if len(row) < 2 and not "".join(row).strip():
+                    continue
+                if len(row) != (width := width or len(row)):
+                    raise csv.Error(f"{write_count(len(row), 'cell')} instead of {width}")
+                yield row
+        except csv.Error as error:
+            line, what = reader.line_num + bool(written), f"put quotes around cells with a {separator!r} or a quote"
+            raise ValueError(f"line {line}: {error}; {what}") from error
+        finally:
+            csv.field_size_limit(before)
 
 # %% ../nbs/00e_tables.ipynb #2380ca99
 @contextmanager
@@ -84,16 +107,16 @@ def optional_reader(path: Path) -> Iterator[None]:
         raise ClipsentError(path, what) from error
 
 
-def read_json_lines(path: Path, encoding: str) -> pd.DataFrame:
-    "A row for each line that holds an object."
-    rows = [
-        (number, json.loads(line))
-        for number, line in enumerate(table_text(path, encoding).split("\n"), 1)
-        if line.strip()
-    ]
-    if odd := [number for number, row in rows if not isinstance(row, dict)]:
-        raise ValueError(f'line {odd[0]}: no JSON object; write one with all cells of a post, such as {{"text": ...}}')
-    return pd.DataFrame([row for _, row in rows], dtype=object)
+def json_rows(path: Path, encoding: str) -> Iterator[dict]:
+    "The object in each line."
+    with open_text(path, encoding, "\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            if not isinstance(row := json.loads(line), dict):
+                what = 'no JSON object; write one with all cells of a post, such as {"text": ...}'
+                raise ValueError(f"line {number}: {what}")
+            yield row
 
 # %% ../nbs/00e_tables.ipynb #02c600b5
 def read_saved_dataset(folder: Path) -> pd.DataFrame:
@@ -113,34 +136,70 @@ def read_saved_dataset(folder: Path) -> pd.DataFrame:
             table[column] = table[column].map(lambda number, known=known: known.get(number, ""))
     return table
 
+# %% ../nbs/00e_tables.ipynb #7ec7725f
+WHOLE = 2**31  # rows; more than any table has
+
+
+def in_parts(rows: Iterable, size: int) -> Iterator[list]:
+    "Lists of so many items; the last one may be shorter."
+    rows = iter(rows)
+    while part := list(itertools.islice(rows, size)):
+        yield part
+
+
+def csv_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
+    rows = csv_rows(path, encoding)
+    names = next(rows, [])
+    yield from (pd.DataFrame(part, columns=names, dtype=object) for part in in_parts(rows, size))
+
+
+def json_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
+    yield from (pd.DataFrame(part, dtype=object) for part in in_parts(json_rows(path, encoding), size))
+
+
+def parquet_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        yield from (batch.to_pandas() for batch in file.iter_batches(size))
+
+
+def whole_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
+    excel = {"dtype": str, "keep_default_na": False, "engine": "openpyxl"}
+    table = read_saved_dataset(path) if path.is_dir() else pd.read_excel(path, **excel)
+    yield from (table.iloc[start : start + size] for start in range(0, len(table), size))
+
+
+READERS = {".csv": csv_parts, ".tsv": csv_parts, ".jsonl": json_parts, ".xlsx": whole_parts, ".parquet": parquet_parts}
+
+# %% ../nbs/00e_tables.ipynb #e3e92e45
+def is_saved_dataset(path: Path) -> bool:
+    "Whether a folder is one that the library `datasets` has saved."
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
 
 def read_cells(
     path: Path,  # .csv, .tsv, .xlsx, .parquet, .jsonl, or a folder of a saved data set
     encoding: str = "auto",  # Of a text file; see `decode_text`
-) -> pd.DataFrame:
-    """The table in a file, whatever kind it is.
+    size: int = WHOLE,  # Rows of a part
+) -> Iterator[pd.DataFrame]:
+    """The table in a file, whatever kind it is, in parts.
 
     Raises ClipsentError if the file is missing, of another kind or damaged, or needs a library that is not installed.
     """
-    readers = {
-        ".csv": lambda: read_csv_cells(path, encoding),
-        ".tsv": lambda: read_csv_cells(path, encoding),
-        ".jsonl": lambda: read_json_lines(path, encoding),
-        ".xlsx": lambda: pd.read_excel(path, dtype=str, keep_default_na=False, engine="openpyxl"),
-        ".parquet": lambda: pd.read_parquet(path, engine="pyarrow"),
-    }
-    reader = (lambda: read_saved_dataset(path)) if path.is_dir() else readers.get(path.suffix.lower())
+    reader = whole_parts if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
         raise ClipsentError(
-            f"--table {path}", "of an unknown kind", todo=f"give one of {', '.join(readers)}, or a saved data set"
+            f"--table {path}", "of an unknown kind", todo=f"give one of {', '.join(READERS)}, or a saved data set"
         )
-    if path.is_dir() and not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    if path.is_dir() and not is_saved_dataset(path):
         raise ClipsentError(f"--table {path}", "a folder that holds no saved data set", todo="give a file")
+    table = None
     with optional_reader(path):
-        table = reader()
-    if table.empty:
+        for table in reader(path, encoding, size):
+            yield table.reset_index(drop=True)
+    if table is None:
         raise ClipsentError(f"--table {path}", "no rows")
-    return table
 
 # %% ../nbs/00e_tables.ipynb #945e3827
 USUAL_NAMES = {
@@ -169,10 +228,11 @@ def find_columns(
     table: pd.DataFrame,  # From `read_cells`
     columns: Columns,  # What the user says
     where: object,  # The table, for messages
+    needed: Sequence[str] = ("text", "image", "label"),  # Keys of `USUAL_NAMES` that must be found
 ) -> dict[str, str]:
     """The columns of a table by what they are; the log says which.
 
-    Raises ClipsentError if one that is named is not there, two have usual names for one thing, or text or label is missing.
+    Raises ClipsentError if one that is named is not there, two have usual names for one thing, or one that is needed is missing.
     """
     found, there = {}, {}
     for name in table.columns:
@@ -189,7 +249,7 @@ def find_columns(
         )
         if len(names) > 1:
             raise ClipsentError(where, f"{' and '.join(names)} could both be the {part}", todo=f"say which with {flag}")
-        if not names and part in ("text", "image", "label"):
+        if not names and part in needed:
             todo = f"name it with {flag}; there are {first_few([str(name) for name in table.columns], 20)}"
             raise ClipsentError(where, f"no column for the {part}", todo=todo)
         if names:
@@ -243,14 +303,19 @@ def names_files(
     return bool(texts) and short and all((workspace.posts_root / text).is_file() for text in texts)
 
 
-def picture_path(cell: object, workspace: Workspace) -> str:
-    "The path of a picture that is a path, bytes, or a mapping with both; nothing if there is none."
+def picture_cell(cell: object) -> bytes | str:
+    "The bytes of a picture or the name of its file, of a cell with one of them or a mapping with both; nothing if there is none."
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes | bytearray | memoryview):
-        content = bytes(cell)
-        return keep_content(content, SIGNS.get(content[:2], ".img"), workspace) if content else ""
-    return as_text(cell).replace("\\", "/")
+    return bytes(cell) if isinstance(cell, bytes | bytearray | memoryview) else as_text(cell).replace("\\", "/")
+
+
+def picture_path(cell: object, workspace: Workspace) -> str:
+    "The path of a picture, see `picture_cell`; bytes are written to a file."
+    found = picture_cell(cell)
+    if isinstance(found, str) or not found:
+        return found or ""
+    return keep_content(found, SIGNS.get(found[:2], ".img"), workspace)
 
 # %% ../nbs/00e_tables.ipynb #0935a08d
 PARTS = {
@@ -275,7 +340,7 @@ def read_post_table(
 
     Raises ClipsentError if the table or a column cannot be used.
     """
-    table = read_cells(path, encoding)
+    table = pd.concat(read_cells(path, encoding), ignore_index=True)
     found = find_columns(table, columns, path.name)
     cells = {part: table[name] for part, name in found.items()}
     guids = cells["id"].map(as_text) if "id" in cells else pd.Series(range(1, 1 + len(table))).map(str)

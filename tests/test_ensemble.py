@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clipsent_nb import features
 from clipsent_nb.cli import main
 from clipsent_nb.data import read_split
 from clipsent_nb.ensemble import WEIGHING, cross_fit_ensemble, ensemble
@@ -61,6 +62,21 @@ def test_an_ensemble_is_loaded_by_its_name_and_takes_a_post_twice(root):
     posts = read_split(root / "outputs/splits/val.csv").head(2).iloc[[0, 1, 0]]
     table = found.predict_posts(posts, Workspace(root))[1]
     assert table.guid.tolist() == posts.guid.tolist() and table.confidence[0] == table.confidence[2]
+
+
+def test_what_is_alike_in_members_is_run_once(root, monkeypatch):
+    found, posts = Classifier.load(root / OPTIMIZE / "ensemble"), read_split(root / "outputs/splits/val.csv").head(3)
+    texts, pictures = list("abc"), [root / path for path in posts.image_path]
+    single = [one.memory_probabilities(texts, pictures) for one in found.members]
+    encode, calls = features.encode, []
+    monkeypatch.setattr(features, "encode", lambda *given, **how: calls.append(1) or encode(*given, **how))
+    np.testing.assert_allclose(found.memory_probabilities(texts, pictures), found.combine(single), atol=1e-6)
+    assert len(found.members) == 3 and len(calls) == 1  # the two runs have equal towers
+    with torch.no_grad():
+        next(found.members[1].model.encoder.vision_model.parameters()).mul_(2)
+    del found.members[1].tower_digests
+    found.memory_probabilities(texts, pictures)
+    assert len(calls) == 3  # the text tower is still shared
 
 
 def altered(root: Path, name: str, **values: object) -> str:

@@ -1,19 +1,25 @@
 """What a prediction takes, and what it refuses to do."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from faults.hub import FakeHub, status
 from PIL import Image
 
+from clipsent_nb import predict
 from clipsent_nb.cli import main
-from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.files import ClipsentError, Workspace, write_json
+from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.predict import Classifier, predict_file
+from clipsent_nb.push import copy_public, find_robustness, push
 from clipsent_nb.sample import make_sample
 from clipsent_nb.train import sample_run
 
@@ -226,3 +232,215 @@ def test_weights_of_an_unfinished_run_are_said_to_be_so(root, caplog):
     Classifier.load(root / WEIGHTS)
     (root / WEIGHTS).with_name("last.pt").unlink()
     assert "not finished" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def new_posts(root) -> pd.DataFrame:
+    "Six posts that are in no list: a folder, and the same posts as a table."
+    folder, rows = root / "new", []
+    folder.mkdir()
+    for picture in sorted((root / "data").glob("1*.jpg"))[:6]:
+        shutil.copy(picture, folder / picture.name)
+        (folder / f"{picture.stem}.txt").write_text(f"a lovely day, number {picture.stem}", encoding="utf-8")
+        rows.append((picture.stem, f"a lovely day, number {picture.stem}", f"new/{picture.name}"))
+    return pd.DataFrame(rows, columns=["id", "tweet", "picture"])
+
+
+def write_bytes_table(table: pd.DataFrame, path: Path) -> None:
+    pictures = [{"bytes": (path.parent / name).read_bytes(), "path": name} for name in table.picture]
+    table.assign(picture=pictures).to_parquet(path)
+
+
+WRITERS = {
+    "table.csv": lambda table, path: table.to_csv(path, index=False),
+    "files.csv": lambda table, path: (
+        table.assign(text_path=[name.replace(".jpg", ".txt") for name in table.picture])
+        .drop(columns="tweet")
+        .to_csv(path, index=False)
+    ),
+    "table.jsonl": lambda table, path: table.to_json(path, orient="records", lines=True),
+    "table.xlsx": lambda table, path: table.to_excel(path, index=False),
+    "bytes.parquet": write_bytes_table,
+}
+
+
+@pytest.fixture(scope="module")
+def labelled(root, new_posts) -> bytes:
+    "The probabilities of the six posts of the folder."
+    predict_file(WEIGHTS, Workspace(root), "outputs/folder.txt", "new")
+    return (root / "outputs/folder_probabilities.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_posts_in_any_table_are_labelled_like_those_of_a_folder(root, new_posts, labelled, name):
+    if library := {".xlsx": "openpyxl", ".parquet": "pyarrow"}.get(Path(name).suffix):
+        pytest.importorskip(library)
+    WRITERS[name](new_posts, root / name)
+    written = predict_file(WEIGHTS, Workspace(root), f"outputs/{name}.txt", name)
+    assert (root / f"outputs/{name}_probabilities.csv").read_bytes() == labelled
+    assert pd.read_csv(written, dtype=str).guid.tolist() == new_posts.id.tolist()
+
+
+def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "BLOCK", 2)
+    new_posts.to_csv(root / "many.csv", index=False)
+    whole = predict_file(WEIGHTS, Workspace(root), tmp_path / "whole.txt", "many.csv")
+    answer, asked = predict.answer_part, []
+
+    def interrupted(classifier, part, source, first, batch_size):
+        if first > 4 and not asked.count(-1):
+            asked.append(-1)
+            raise KeyboardInterrupt
+        asked.append(first)
+        return answer(classifier, part, source, first, batch_size)
+
+    monkeypatch.setattr(predict, "answer_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "parts.txt", "many.csv")
+    assert not (tmp_path / "parts.txt").exists()
+    again = predict_file(WEIGHTS, Workspace(root), tmp_path / "parts.txt", "many.csv")
+    assert asked == [1, 3, -1, 5] and again.read_bytes() == whole.read_bytes()
+    for ending in ("whole", "parts"):
+        assert len(pd.read_csv(tmp_path / f"{ending}_probabilities.csv")) == 6
+    assert not list(tmp_path.glob(".*.parts"))
+
+
+def trained_without(root: Path, folder: Path, **settings: object) -> Path:
+    "A copy of the run that passes for one with other settings."
+    copy = Path(shutil.copytree((root / WEIGHTS).parent, folder))
+    state, config = read_weights(copy / "best.pt")
+    write_weights(copy / "best.pt", state, config | settings)
+    return copy
+
+
+def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(root, new_posts, classifier, tmp_path):
+    new_posts.assign(picture=["", *new_posts.picture[1:]]).to_csv(root / "half.csv", index=False)
+    with pytest.raises(ClipsentError, match="half.csv: picture 1: is missing; .*--modality-dropout"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "half.txt", "half.csv")
+    new_posts.drop(columns="picture").to_csv(root / "words.csv", index=False)
+    with pytest.raises(ClipsentError, match="no column for the image"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "half.txt", "words.csv")
+    assert not list(tmp_path.glob("*.txt"))
+    dropped = trained_without(root, tmp_path / "dropped", modality_dropout=0.1)
+    for table in ("half.csv", "words.csv"):
+        predict_file(dropped, Workspace(root), tmp_path / "half.txt", table)
+    found = pd.read_csv(tmp_path / "half_probabilities.csv")
+    text, image = classifier.encode(
+        classifier.read_memory(new_posts.tweet, [root / name for name in new_posts.picture])
+    )
+    expected = classifier.feature_probabilities((text, torch.zeros_like(image)))
+    np.testing.assert_allclose(found.filter(like="p_"), expected, atol=1e-6)
+    with pytest.raises(ClipsentError, match="picture 0: is missing"):
+        Classifier.load(dropped).predict([None], [None])
+    posts = pd.read_csv(tmp_path / "dropped/train_posts.csv", dtype=str)
+    stand_ins = trained_without(root, tmp_path / "stand_ins")
+    posts.loc[0, "image_digest"] = predict.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
+    posts.to_csv(stand_ins / "train_posts.csv", index=False)
+    assert Classifier.load(stand_ins).may_lack == {"image"} and classifier.may_lack == set()
+
+
+def test_one_post_is_answered_in_a_line_and_nothing_is_written(root, new_posts, labelled, capsys):
+    before = sorted(root.glob("outputs/*"))
+    words = ["--text", new_posts.tweet[0], "--image", new_posts.picture[0], "--abstain-below", "1"]
+    assert main(["predict", "--weights", str(WEIGHTS), *words, "--project-root", str(root), "--no-progress"]) == 0
+    tag, confidence = labelled.decode().splitlines()[1].split(",")[1:6:4]
+    line = capsys.readouterr().out
+    assert line.startswith(f"{tag} {float(confidence):.2f} (") and "abstained, below a confidence of 1.00" in line
+    assert sorted(root.glob("outputs/*")) == before
+
+
+def test_features_of_frozen_towers_are_kept_for_the_next_model(root, classifier, tmp_path, monkeypatch):
+    frozen, val = trained_without(root, tmp_path / "frozen", trainable_blocks=0), root / "outputs/splits/train.csv"
+    expected = classifier.predict_posts(val, Workspace(root))[1]
+    found = Classifier.load(frozen).predict_posts(val, Workspace(root))[1]
+    np.testing.assert_allclose(found.filter(like="p_"), expected.filter(like="p_"), atol=1e-5)
+    monkeypatch.setattr("clipsent_nb.model.DualEncoderClassifier.features", None)  # no tower is run again
+    again = Classifier.load(frozen).predict_posts(val, Workspace(root))[1]
+    pd.testing.assert_frame_equal(again, found)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "An empty hub that takes uploads, and a fresh cache."
+    hub = FakeHub("someone/mood", main=tmp_path / "on_the_hub")
+    for name in ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "1")
+        monkeypatch.setattr(huggingface_hub.constants, name, True)
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "home/hub"))
+    yield hub
+    hub.close()
+
+
+def test_a_model_comes_back_from_the_hub_without_the_places_and_names_of_this_machine(root, classifier, hub, tmp_path):
+    run, costs = (root / WEIGHTS).parent, {"modality": "picture", "family": "blur", "drop": 0.1, "relative_drop": 0.2}
+    (root / "outputs/optimize/robustness").mkdir()
+    write_json(
+        root / "outputs/optimize/robustness/robustness_metrics.json",
+        {"weights": "/elsewhere/optimize/clip/best.pt", "corruptions": {"defocus_blur": costs}},
+    )
+    assert push(run, "someone/mood", workspace=Workspace(root)).endswith("/someone/mood/commit/1")
+    assert hub.settings[0]["visibility"] == "private" and hub.large  # the weights went as a large file
+    files = [path for path in hub.folders["main"].rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"best.pt", "README.md", "train_posts.csv"} <= names and not {"last.pt", "report.html"} & names
+    guids = pd.read_csv(run / "val_predictions.csv", dtype=str).guid
+    for path in files:
+        assert str(root).encode() not in path.read_bytes()
+    assert not set(guids) & set(pd.read_csv(hub.folders["main"] / "val_predictions.csv", dtype=str).guid[100:])
+    card = huggingface_hub.ModelCard.load(hub.folders["main"] / "README.md")
+    assert card.data.library_name == "clipsent_nb" and card.data.eval_results
+    assert 'Classifier.load("someone/mood")' in card.text and "defocus blur costs most" in card.text
+    found, pictures = Classifier.load("someone/mood", Workspace(tmp_path)), sorted((root / "data").glob("*.jpg"))[:2]
+    pd.testing.assert_frame_equal(found.predict(["a", "b"], pictures), classifier.predict(["a", "b"], pictures))
+    assert found.confidence_at(0.5) == classifier.confidence_at(0.5)
+    hub.close()
+    assert Classifier.load("someone/mood", Workspace(tmp_path, offline=True)).labels == classifier.labels
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "message"),
+    [
+        ("POST /api/repos/create", status(401), "the hub refuses it .*no model was published; check the name"),
+        ("PUT /large/", status(403), "the hub refuses it .*no model was published"),
+        ("POST .*/commit/", status(500), "the hub does not take it .*; try again"),
+    ],
+)
+def test_an_upload_that_the_hub_refuses_is_one_line(root, hub, monkeypatch, pattern, fault, message):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own tries
+    hub.fail(pattern, fault)
+    with pytest.raises(ClipsentError, match=message) as caught:
+        push((root / WEIGHTS).parent, "someone/mood", workspace=Workspace(root))
+    assert "\n" not in str(caught.value) and not (hub.folders["main"] / "best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "options", "message"),
+    [
+        (WEIGHTS.parent, "some/one/mood", {}, "no name of a model on the hub"),
+        (WEIGHTS.parent, "someone/mood", {"offline": True}, "--offline: an upload needs the network"),
+        ("data", "someone/mood", {}, "data: holds no finished run"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(root, hub, run, name, options, message):
+    with pytest.raises(ClipsentError, match=message):
+        push(run, name, workspace=Workspace(root, **options))
+    assert not hub.requests
+
+
+def test_a_name_that_could_be_a_path_of_the_project_asks_no_hub(root, hub):
+    for name in ("outputs/nothing", "nowhere/best.pt", "a/b/c"):
+        with pytest.raises(ClipsentError, match="no such file"):
+            Classifier.load(name, Workspace(root))
+    assert not hub.requests
+    with pytest.raises(ClipsentError, match="--weights someone/else: neither a folder here nor a model that the hub"):
+        Classifier.load("someone/else", Workspace(root))
+
+
+def test_digests_of_training_posts_can_stay_here_and_an_old_measurement_is_not_told(root, tmp_path):
+    copy_public((root / WEIGHTS).parent, tmp_path / "model", digests=False)
+    assert not (tmp_path / "model/train_posts.csv").exists()
+    os.utime(root / WEIGHTS)
+    assert find_robustness(root / WEIGHTS, Workspace(root)) == {}

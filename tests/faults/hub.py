@@ -1,5 +1,6 @@
-"""A small Hugging Face hub on this machine, with faults to order."""
+"""A small Hugging Face hub on this machine, which takes uploads, with faults to order."""
 
+import base64
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ def commit(revision: str) -> str:
 
 
 class Request(BaseHTTPRequestHandler):
-    """Answers what `snapshot_download` asks: which commit, which files, their headers, their content."""
+    """Answers what `snapshot_download` and `upload_folder` ask: which commit, which files, their headers, their content."""
 
     hub: "FakeHub"
 
@@ -45,10 +46,39 @@ class Request(BaseHTTPRequestHandler):
                 return fault(self)
         self.serve(path)
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def receive(self, path: str, body: bytes) -> None:
+        """Take an upload: which files are large, where these go, and the commit that names all files."""
+        hub, reply = self.hub, {"url": f"{self.hub.address}/{self.hub.name}"}
+        if "/preupload/" in path:
+            asked = json.loads(body)["files"]
+            modes = [(file["path"], "lfs" if file["path"].endswith((".pt", ".npz")) else "regular") for file in asked]
+            reply = {"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes]}
+        elif path.endswith("/objects/batch"):
+            objects = [
+                one | {"actions": {"upload": {"href": f"{hub.address}/large/{one['oid']}"}}}
+                for one in json.loads(body)["objects"]
+            ]
+            reply = {"transfer": "basic", "objects": objects}
+        elif path.startswith("/large/"):
+            hub.large[path.rpartition("/")[2]] = body
+        elif "/commit/" in path:
+            for kind, value in ((one["key"], one["value"]) for one in map(json.loads, body.splitlines())):
+                if kind != "header":
+                    file = hub.folders["main"] / value["path"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    content = hub.large[value["oid"]] if kind == "lfsFile" else base64.b64decode(value["content"])
+                    file.write_bytes(content)
+            reply = {"commitUrl": f"{hub.address}/{hub.name}/commit/1", "commitOid": commit("main")}
+        else:
+            hub.settings.append(json.loads(body))
+        self.answer(200, json.dumps(reply).encode(), Content_Type="application/json")
 
     def serve(self, path: str) -> None:
         hub = self.hub
+        if self.command in ("POST", "PUT"):
+            return self.receive(path, self.rfile.read(int(self.headers["Content-Length"])))
         if found := re.fullmatch(rf"/api/models/{hub.name}/(revision|tree)/([^/]+)", path):
             if found[2] not in (*hub.folders, *map(commit, hub.folders)):
                 return self.refuse(404, "RevisionNotFound")
@@ -74,11 +104,13 @@ class Request(BaseHTTPRequestHandler):
 
 
 class FakeHub:
-    """Serves one model; `requests` lists what was asked of it."""
+    """Serves and receives one model; `requests` lists what was asked of it."""
 
     def __init__(self, name: str, **folders: Path) -> None:
         self.name, self.folders = name, folders
         self.requests: list[str] = []
+        self.settings: list[dict] = []  # of repositories that were asked for, and cards to check
+        self.large: dict[str, bytes] = {}
         self.faults: list[tuple[str, list, Callable[[Request], None]]] = []
         self.without = ""  # a header that is never sent
         self.stores_elsewhere = False  # whether weights are answered with the address of another store

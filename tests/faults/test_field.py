@@ -358,7 +358,7 @@ def test_a_seed_that_was_typed_is_the_only_one_even_if_it_is_the_default(root, c
         (np.full((8, 9), np.nan), "picture 0: broken picture (holds pixels that are no numbers"),
         (np.zeros((0, 0, 3), np.uint8), "picture 0: broken picture (has no pixels"),
         (Image.new("RGB", (0, 3)), "picture 0: broken picture (has no pixels"),
-        (None, "picture 0: no picture but of type NoneType; give a path"),
+        (None, "picture 0: is missing; the model was trained on posts with both halves"),
         ("http://example.org/a.jpg", "picture 0 (http://example.org/a.jpg): no such picture"),
         (b"x" * 10**6, "picture 0: broken"),
         ({"path": "a.jpg"}, "picture 0: no picture but of type dict; give a path"),
