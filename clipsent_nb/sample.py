@@ -135,8 +135,9 @@ CHINESE_SENTENCES = {
     "刚{feeling}，然后是{subject}|走{quality}路去{place}|从{place}看{subject}|说不上什么，{subject}和那条{quality}路|"
     "和@{name} 一起在{place}{feeling}",
 }
+CHINESE_SARCASM = ("{} #呵呵#", "真行啊，{} #呵呵#")
 
-
+# %% ../nbs/00b_sample.ipynb #97930e8e
 @dataclass(frozen=True)
 class Wording:
     "The words and phrases of a language."
@@ -153,13 +154,7 @@ class Wording:
 WORDINGS = {
     "en": Wording(SHARED_WORDS, MOOD_WORDS, SENTENCES, SARCASM, (r"\bso\b", "s", "o"), " http://t.co/", "RT @{}: {}"),
     "zh": Wording(
-        CHINESE_SHARED,
-        CHINESE_MOODS,
-        CHINESE_SENTENCES,
-        ("{} #呵呵#", "真行啊，{} #呵呵#"),
-        ("太", "", "太"),
-        "http://t.cn/",
-        "//@{}:{}",
+        CHINESE_SHARED, CHINESE_MOODS, CHINESE_SENTENCES, CHINESE_SARCASM, ("太", "", "太"), "http://t.cn/", "//@{}:{}"
     ),
 }
 
