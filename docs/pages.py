@@ -179,5 +179,10 @@ def write_pages(folder: Path) -> None:
     shutil.copy(ROOT / "benchmarks/README.md", folder / "benchmarks.md")
     shutil.copy(ROOT / "CHANGELOG.md", folder / "changelog.md")
     shutil.copy(ROOT / "outputs/README.md", folder / "outputs.md")
-    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8").replace("](docs/", "](../").replace("](nbs/", "](notebooks/")
+    chinese = (
+        (ROOT / "README.zh.md")
+        .read_text(encoding="utf-8")
+        .replace("](docs/", "](../")
+        .replace("](nbs/", "](notebooks/")
+    )
     (folder / "readme-zh.md").write_text(chinese.replace("](README.md)", "](../index.md)"), encoding="utf-8")
