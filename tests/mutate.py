@@ -74,7 +74,7 @@ EQUIVALENT = {
         'best = minimize_scalar(nll, bounds=tuple(np.log([0.05, 20])), options={"xatol": 1e-6})',
     ): "scipy takes this method by itself where there are bounds",
     (
-        "data",
+        "copies",
         'details = pd.DataFrame(details, pairs.index[readable], [*CONTENT, "start"], )',
     ): "all details are texts; the type matters to pandas alone, where no post is left",
     (
@@ -93,6 +93,32 @@ EQUIVALENT = {
         "badcases",
         'groups = {name: group for name, group in posts.groupby("group") if ((group.label.nunique()) >= (1))}',
     ): "groups with one label have no conflicts to list; leaving them out saves time",
+    (
+        "data",
+        "part[np.argsort(part - exact, )[: round(exact.sum()) - part.sum()]] += 1",
+    ): "NumPy sorts up to sixteen numbers stably by any method, and beyond, equal remainders may be rounded up in any order",
+    (
+        "posts",
+        'file = first.file if ((len(first.file)) < (200)) else f"{first.file[:80]!r}…"',
+    ): "where a message is cut",
+    (
+        "copies",
+        'return "" if ((levels.std()) <= (FLATTEST)) else str(imagehash.phash(grey))',
+    ): "no picture has exactly this spread",
+    (
+        "copies",
+        "return dict(zip(CONTENT, found, strict=True), start=text[:201]), _text_problems(pair, text, raw, encoding)",
+    ): "how much of a text a message can show",
+    (
+        "train",
+        "if processes.is_main_process and time.monotonic() - saved >= 61 * config.save_minutes:",
+    ): "a state is saved a little later",
+    ("state", "epochs=17,"): "settings for the sample; others near them do as well",
+    ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
+    (
+        "features",
+        "share = slice(state.process_index, None, state.num_processes) if (not (shared)) else slice(None)",
+    ): "there is one process here; the slow test of two notices",
 }
 # Arguments whose effect cannot be tried here (a fault in zip, the code pages of other systems) or is a matter of looks
 NEUTRAL = {None, "strict", "encoding", "figsize", "layout", "height", "width"}

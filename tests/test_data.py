@@ -18,7 +18,7 @@ from clipsent_nb.data import SPLIT_COLUMNS, assign_parts, class_quotas, make_spl
 from clipsent_nb.decoding import decode_text, guess_encodings, open_image, read_text
 from clipsent_nb.files import ClipsentError, Workspace, read_table
 from clipsent_nb.labels import LABELS
-from clipsent_nb.posts import Problem, post_file, read_list, settle_problems
+from clipsent_nb.posts import Problem, files_by_guid, post_file, read_list, settle_problems
 
 
 def write_posts(root: Path, rows: list[tuple[str, str]], test: list[str] = ()) -> Path:
@@ -324,6 +324,33 @@ def test_broken_split_file_is_our_error(tmp_path, content):
     (tmp_path / "train.csv").write_bytes(content)
     with pytest.raises(ClipsentError, match="train.csv"):
         read_split(tmp_path / "train.csv")
+
+
+@pytest.mark.parametrize("rows, what", [([], "no rows"), (["7", "8", "7"], "guid 7 stands there twice")])
+def test_a_split_file_without_rows_or_with_a_post_twice_is_refused(tmp_path, rows, what):
+    lines = [f"{guid},data/{guid}.txt,data/{guid}.jpg,positive" for guid in rows]
+    (tmp_path / "own.csv").write_text("\n".join(["guid,text_path,image_path,label", *lines, ""]))
+    with pytest.raises(ClipsentError, match=f"own.csv: {what}; "):
+        read_split(tmp_path / "own.csv")
+
+
+def test_a_list_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ClipsentError, match="train.txt: no such file; it should hold lines like"):
+        read_list(tmp_path / "train.txt")
+
+
+def test_of_two_pictures_the_more_usual_format_is_used(tmp_path):
+    for name in ("7.txt", "7.bmp", "7.png"):
+        (tmp_path / name).touch()
+    assert files_by_guid(tmp_path) == {"7": {"text": ["7.txt"], "image": ["7.png", "7.bmp"]}}
+
+
+def test_a_class_without_validation_posts_is_said(tmp_path):
+    report = make_splits(Workspace(write_posts(tmp_path, [*forty(), ("40", "neutral")])), val_ratio=0.05)
+    lacking = [line for line in str(report).splitlines() if line.startswith("warning: no ")]
+    counts = report.classes.loc["val", list(LABELS)]
+    assert lacking == [f"warning: no {label} post in val" for label in LABELS if not counts[label]] != []
+    assert "index" not in report.posts
 
 
 def test_folds_of_an_earlier_call_are_gone(tmp_path):

@@ -14,15 +14,16 @@ from transformers import BertConfig, BertModel
 from clipsent_nb import features, train
 from clipsent_nb.cli import parse
 from clipsent_nb.data import make_splits, read_split
-from clipsent_nb.features import TrainedModel, calibrate
+from clipsent_nb.features import Features, TrainedModel, calibrate
 from clipsent_nb.files import ClipsentError, Workspace, log, write_csv
+from clipsent_nb.hub import encoder_identity
 from clipsent_nb.labels import LABELS
 from clipsent_nb.model import image_features, load_encoder, load_processors, read_weights, text_features, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.state import State, load_inputs
-from clipsent_nb.train import fit
+from clipsent_nb.state import State, load_inputs, new_state
+from clipsent_nb.train import adjustment, best_epoch_scores, fit, train_head
 
 torch.set_num_threads(1)
 
@@ -148,6 +149,29 @@ def test_a_model_without_pictures_answers_with_zeros_in_their_place(config):
         model(batch["input_ids"], batch["attention_mask"]),
         model.head(text, torch.zeros(3, model.head.image_layer[0].in_features)),
     )
+
+
+def test_a_head_that_is_trained_first_counts_its_posts_and_stops_at_a_loss_that_is_not_finite(config):
+    config = replace(config, head_first=True)
+    inputs = load_inputs(config)
+    state = new_state(config, inputs, torch.device("cpu"), torch.float32)
+    features = Features(state.model, inputs.train, inputs.val, config, encoder_identity(inputs.encoder), torch.float32)
+    features.freeze(True)
+    criterion, targets = torch.nn.functional.cross_entropy, torch.from_numpy(inputs.train.labels)
+    train_head(state, features, criterion, targets)
+    assert state.posts == len(inputs.train)
+    state.model.head.classifier[0].weight.data.fill_(float("nan"))
+    with pytest.raises(ClipsentError, match=r"loss is nan in epoch 1, step \d+, the batch of guids"):
+        train_head(state, features, criterion, targets)
+
+
+def test_a_validation_split_of_one_group_is_scored_without_halves(config):
+    val = load_inputs(config).val
+    val = replace(val, posts=val.posts.assign(group="one"))
+    probabilities = np.tile([0.2, 0.3, 0.5], (len(val), 1))
+    found = best_epoch_scores(val, probabilities[None], 0) | adjustment(val, probabilities, val.labels)
+    assert "best_val_f1_macro_interval" in found and "logit_adjustment" in found
+    assert not [name for name in found if name.startswith(("cross_fitted", "adjusted"))]
 
 
 def test_tuning_begins_where_the_head_stopped_gaining_and_scores_what_lies_between(config, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from clipsent_nb.data import make_splits
-from clipsent_nb.features import TrainedModel, set_mode
+from clipsent_nb.features import TrainedModel, refuse_small_disk, set_mode
 from clipsent_nb.files import ClipsentError, Workspace, locked
 from clipsent_nb.model import DualEncoderClassifier, load_encoder, read_weights
 from clipsent_nb.runs import Run, TrainConfig
@@ -80,6 +81,14 @@ def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, image_au
         assert scores(continued) == scores(undisturbed), (epoch, step)
         assert (continued.folder / "history.csv").read_bytes() == (undisturbed.folder / "history.csv").read_bytes()
         assert not (continued.folder / "last.pt").exists()
+
+
+def test_an_interrupted_run_goes_on_after_the_last_step_that_was_saved(config):
+    config, seen = replace(config, epochs=1, save_minutes=0.0), []
+    with pytest.raises(Killed):
+        fit(config, kill_at(0, 5))
+    fit(config, lambda state: seen.append((state.epoch, state.step, state.posts)))
+    assert seen[0] == (0, 5, 5 * config.batch_size)
 
 
 def test_killed_process_continues(config, tmp_path):
@@ -335,6 +344,9 @@ def test_activations_are_computed_once_and_only_where_there_is_room(config, tmp_
     assert before and before == {path: path.stat().st_mtime_ns for path in folder.glob("*/index.txt")}
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    for size, fits in ((400, True), (600, False), (1500, False)):  # half of the room is left to others
+        with nullcontext() if fits else pytest.raises(OSError, match="no more than half"):
+            refuse_small_disk(tmp_path, size)
     shutil.rmtree(folder)
     fit(replace(config, output_dir=tmp_path / "third"))
     assert not list(folder.glob("*/index.txt"))
