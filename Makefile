@@ -29,7 +29,7 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lab: setup
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs/index.ipynb
 
 # A site in build/docs, made of notebooks, code and docs/
 docs: setup

@@ -29,9 +29,9 @@ COMMANDS = {
     "preprocess": Command("preprocess", "preprocess", "train with several sets of cleaning rules and tell which help"),
     "robustness": Command("robustness", "robustness", "score a classifier on corrupted pictures and texts"),
     "mine": Command("badcases", "mine", "list the posts that are misread or hard, and labels that look wrong"),
-    "augment-images": Command("badcases", "augment_images", "write varied copies of the pictures of bad cases"),
-    "augment-text": Command("badcases", "augment_text", "write rewordings of the texts of bad cases"),
-    "merge": Command("badcases", "merge", "add the copies and rewordings to the training file"),
+    "augment-images": Command("augment", "augment_images", "write varied copies of the pictures of bad cases"),
+    "augment-text": Command("augment", "augment_text", "write rewordings of the texts of bad cases"),
+    "merge": Command("augment", "merge", "add the copies and rewordings to the training file"),
     "predict": Command(
         "predict", "predict_file", "label posts with a trained classifier: a list, a folder, a table or one post"
     ),

@@ -15,19 +15,21 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from .cleaning import ASIAN, HAN, KANA, USER_NAME
 from .decoding import LONGEST_TEXT, decode_text, guess_encodings, looks_wrong, open_image, read_raw
 from .files import ClipsentError, Workspace, digest, progress_bar
 from .posts import OF_NOBODY, Problem, post_file
 
 # %% ../nbs/00g_copies.ipynb #6782cf58
-SHORTEST_COMPARED = 12  # characters of a normalised text; below that, equal texts are coincidence
+SHORTEST_COMPARED = 12  # letters of a normalised text, Chinese ones counted twice; fewer are equal by chance
 
 # %% ../nbs/00g_copies.ipynb #b1841fd4
 def normalised_text(text: str) -> str:
     'The letters and digits of `text` without retweet mark, links and names, in lower case; "" if too short to compare.'
-    text = re.sub(r"\bRT\b|https?:?\S*|\bhtt\S*…|@\w+:?", " ", text)
+    url = f"[^\\s{HAN}{KANA}]*"  # Chinese may follow a link or a name without a blank
+    text = re.sub(rf"\bRT\b|https?:?{url}|\bhtt{url}…|@{USER_NAME}:?", " ", text)
     text = "".join(character for character in text.lower() if character.isalnum())
-    return text if len(text) >= SHORTEST_COMPARED else ""
+    return text if len(text) + len(ASIAN.findall(text)) >= SHORTEST_COMPARED else ""
 
 # %% ../nbs/00g_copies.ipynb #7d1048a2
 MOST_BITS = 4  # pictures whose perceptual hashes differ in at most this many of 64 bits are copies

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from .cleaning import HAN, KANA, USER_NAME
 from .files import digest
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ def picture_examples(
     return figure
 
 # %% ../nbs/08a_corruptions.ipynb #1e2fef53
-LINK = r"https?:\S*|www\.\S*|@\w+"
+LINK = rf"(?:https?:|www\.)[^\s{HAN}{KANA}]*|@{USER_NAME}"
 LETTER = r"[^\W\d_]"
 
 
@@ -337,16 +338,20 @@ def letter_insert(text: str, rate: float, chance: random.Random) -> str:
     return change_matches(text, LETTER, rate, chance, lambda letter, choice: letter + hit_neighbour(letter, choice))
 
 # %% ../nbs/08a_corruptions.ipynb #45001bcc
+from clipsent_nb.cleaning import ASIAN, TOPIC, WORD
+
+
 def word_drop(text: str, rate: float, chance: random.Random) -> str:
     "Leave words out."
-    return change_matches(text, r"\S+\s*", rate, chance, lambda word, _: "")
+    return change_matches(text, rf"(?:{WORD.pattern})\s*", rate, chance, lambda word, _: "")
 
 
 def word_order(text: str, reach: float, chance: random.Random) -> str:
     "Let words change places with others less than `reach` places away."
-    words = text.split()
-    places = [place + reach * chance.random() for place in range(len(words))]
-    return " ".join(words[i] for i in np.argsort(places, kind="stable"))
+    text = " ".join(text.split())
+    words = WORD.findall(text)
+    order = iter(np.argsort([place + reach * chance.random() for place in range(len(words))], kind="stable"))
+    return WORD.sub(lambda _: words[next(order)], text)
 
 
 def capitals(text: str, rate: float, chance: random.Random) -> str:
@@ -356,7 +361,7 @@ def capitals(text: str, rate: float, chance: random.Random) -> str:
 
 def hashtag_drop(text: str, rate: float, chance: random.Random) -> str:
     "Remove hashtags."
-    return change_matches(text, r"[#＃]\w+", rate, chance, lambda tag, _: "")
+    return change_matches(text, rf"{TOPIC.pattern}|[#＃]\w+", rate, chance, lambda tag, _: "")
 
 
 def emoji_drop(text: str, rate: float, chance: random.Random) -> str:
@@ -368,6 +373,7 @@ CONTRACTIONS = {"can't": "cannot", "won't": "will not", "n't": " not", "'re": " 
 CONTRACTIONS |= {"i'm": "i am", "it's": "it is", "that's": "that is"}
 CONTRACTION = "|".join(rf"\b{short}\b" if short[0] in "ciwt" else rf"{short}\b" for short in CONTRACTIONS)
 IDLE = ("Just posted this.", "Here is what I wrote.", "Sent from my phone.", "See the picture.", "That is all for now.")
+CHINESE_IDLE = ("刚刚发的。", "记录一下。", "用手机发的。", "请看图。", "先说到这里。")
 
 
 def write_out(text: str, rate: float, chance: random.Random) -> str:
@@ -378,7 +384,7 @@ def write_out(text: str, rate: float, chance: random.Random) -> str:
 
 def frame(text: str, sentences: float, chance: random.Random) -> str:
     "Put sentences without a feeling around the text."
-    around = chance.sample(IDLE, len(IDLE))[: int(sentences)]
+    around = chance.sample(CHINESE_IDLE if ASIAN.search(text) else IDLE, len(IDLE))[: int(sentences)]
     return " ".join([*around[: len(around) // 2], text, *around[len(around) // 2 :]])
 
 # %% ../nbs/08a_corruptions.ipynb #8a46b0ad

@@ -229,6 +229,32 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
         raise ValueError(f"colours of type {pixels.dtype} instead of uint8, 0 to 255")
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
+# %% ../nbs/00c_decoding.ipynb #f6088166
+def upright(image: Image.Image) -> Image.Image:
+    "Turn a picture in place to how it was seen, by the orientation in its EXIF block."
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MALFORMED:
+        pass
+    return image
+
+# %% ../nbs/00c_decoding.ipynb #c961d0c6
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if not image.width * image.height:
+        raise ValueError("has no pixels")
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        levels = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(levels).all():
+            raise ValueError("holds pixels that are no numbers")
+        highest = levels.max()
+        scale = 255 / 65535 if highest > 255 else 255 if image.mode == "F" and highest <= 1 else 1
+        image = Image.fromarray((levels * scale).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
 # %% ../nbs/00c_decoding.ipynb #06cfa4d5
 class _Content(io.BytesIO):
     "The bytes of a file that remember whether somebody asked for more than there are."
@@ -281,32 +307,6 @@ def open_image(
         default = f"broken picture ({getattr(error, 'strerror', None) or first_line(error)})"
         name = name or (source if isinstance(source, Path | str) else type(source).__name__)
         raise ClipsentError(name, what.get(type(error), default)) from error
-
-# %% ../nbs/00c_decoding.ipynb #f6088166
-def upright(image: Image.Image) -> Image.Image:
-    "Turn a picture in place to how it was seen, by the orientation in its EXIF block."
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MALFORMED:
-        pass
-    return image
-
-# %% ../nbs/00c_decoding.ipynb #c961d0c6
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if not image.width * image.height:
-        raise ValueError("has no pixels")
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        levels = np.asarray(image, dtype=np.float32)
-        if not np.isfinite(levels).all():
-            raise ValueError("holds pixels that are no numbers")
-        highest = levels.max()
-        scale = 255 / 65535 if highest > 255 else 255 if image.mode == "F" and highest <= 1 else 1
-        image = Image.fromarray((levels * scale).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
 
 # %% ../nbs/00c_decoding.ipynb #9138e58e
 from collections.abc import Collection, Iterator, Mapping, Set

@@ -79,7 +79,7 @@ def read_run_posts(
     return posts
 
 # %% ../nbs/10_errors.ipynb #64302ac5
-from clipsent_nb.badcases import read_cases
+from clipsent_nb.augment import read_cases
 
 
 def read_errors(
@@ -143,7 +143,7 @@ def script_of(
     return "mixed" if len(scripts) > 1 else next(iter(scripts), "no letters")
 
 # %% ../nbs/10_errors.ipynb #2c5ab298
-from clipsent_nb.cleaning import HASHTAG, MENTION, URL, fix_mojibake, unescape_html
+from clipsent_nb.cleaning import HASHTAG, MENTION, TOPIC, URL, WORD, fix_mojibake, unescape_html
 
 
 def text_traits(
@@ -156,9 +156,9 @@ def text_traits(
     bare = URL.sub(" ", plain)
     return {
         "characters": len(plain),
-        "words": len(bare.split()),
+        "words": len(WORD.findall(bare)),
         "emoji": emoji.emoji_count(plain),
-        "hashtags": sum(1 for _ in HASHTAG.finditer(bare)),
+        "hashtags": sum(1 for _ in HASHTAG.finditer(TOPIC.sub(r"#\g<body> ", bare))),
         "urls": sum(1 for _ in URL.finditer(plain)),
         "mentions": sum(row[0].count("@") for row in MENTION.finditer(bare)),
         "script": script_of(MENTION.sub(" ", bare)),

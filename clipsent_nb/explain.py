@@ -128,9 +128,7 @@ def occlusion_heat(
     return (odds[0] - torch.cat(odds[1:])).reshape(cells, cells).cpu().numpy()
 
 # %% ../nbs/11a_explain.ipynb #7c857175
-import re
-
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+from clipsent_nb.cleaning import WORD
 
 
 def split_text(

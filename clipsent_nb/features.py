@@ -27,9 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .caches import ImagePreprocessor, Ragged, RowStore, fill, tokenizer_fingerprint
 from .cleaning import active_rules
-from .posts import NO_PICTURE
 from clipsent_nb.files import (
     ClipsentError,
     Workspace,
@@ -44,32 +42,8 @@ from clipsent_nb.files import (
     read_table,
 )
 from .hub import fetch_encoder, fetch_run
-from clipsent_nb.inputs import (
-    PairInputs,
-    bucketed_batches,
-    copies_in,
-    image_batch,
-    inputs_from_memory,
-    load_posts,
-    text_batch,
-    to_device,
-)
-from clipsent_nb.model import (
-    BELOW_THE_BLOCKS,
-    DualEncoderClassifier,
-    Tower,
-    block_stack,
-    check_parts,
-    feature_widths,
-    load_encoder,
-    load_exact,
-    load_processors,
-    read_weights,
-    replace_block_input,
-    set_trainable,
-    tower_of,
-)
 from .objective import adjust_probabilities, apply_temperature
+from .posts import NO_PICTURE
 from .runs import TrainConfig, prediction_table, resolved_model
 
 # %% ../nbs/04b_features.ipynb #58a80fde
@@ -155,6 +129,34 @@ def compute_dtype(
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     "The context in which a model computes in these numbers."
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+# %% ../nbs/04b_features.ipynb #9be07999
+from clipsent_nb.caches import ImagePreprocessor, Ragged, RowStore, fill, tokenizer_fingerprint
+from clipsent_nb.inputs import (
+    PairInputs,
+    bucketed_batches,
+    copies_in,
+    image_batch,
+    inputs_from_memory,
+    load_posts,
+    text_batch,
+    to_device,
+)
+from clipsent_nb.model import (
+    BELOW_THE_BLOCKS,
+    DualEncoderClassifier,
+    Tower,
+    block_stack,
+    check_parts,
+    feature_widths,
+    load_encoder,
+    load_exact,
+    load_processors,
+    read_weights,
+    replace_block_input,
+    set_trainable,
+    tower_of,
+)
 
 # %% ../nbs/04b_features.ipynb #9992a980
 ENCODING_BATCH = 32  # posts; nothing is kept for a gradient, so this is no question of memory

@@ -17,20 +17,11 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from clipsent_nb.batches import (
-    BatchFolder,
-    Execution,
-    PlannedRun,
-    collect,
-    execute_run,
-    plan_runs,
-    prepare,
-    run_many,
-    run_parameters,
-    run_threads,
-    settle_run,
-    with_folders,
-)
+from .objective import warn_of_absent
+from .report import execute, kept_kernels
+from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity, preset_settings
+
+# %% ../nbs/05_grid.ipynb #8b244e4c
 from clipsent_nb.files import (
     AtLeastOne,
     ClipsentError,
@@ -47,11 +38,9 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
-from .objective import warn_of_absent
-from .report import execute, kept_kernels
-from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity, preset_settings
 
 # %% ../nbs/05_grid.ipynb #191e8868
+from .batches import run_parameters
 from .features import process_state
 from .train import fit
 
@@ -80,6 +69,21 @@ def optimize(
     if report and not (run.found and page.is_file()):
         execute("run", run.folder, run_parameters(replace(config, overwrite=False)))
     return f"{run}\nreport {page}" if report else str(run)
+
+# %% ../nbs/05_grid.ipynb #5560401c
+from clipsent_nb.batches import (
+    BatchFolder,
+    Execution,
+    PlannedRun,
+    collect,
+    execute_run,
+    plan_runs,
+    prepare,
+    run_many,
+    run_threads,
+    settle_run,
+    with_folders,
+)
 
 # %% ../nbs/05_grid.ipynb #45008386
 @dataclass(frozen=True)

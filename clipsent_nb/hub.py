@@ -36,7 +36,9 @@ def _is_whole(folder: Path, kind: Kind) -> bool:
     combined = processor.is_file() and '"image_processor"' in processor.read_text(encoding="utf-8", errors="replace")
     wanted = [["config.json"], ["tokenizer.json", "vocab.*", "*.model"]]
     wanted += [] if combined else [["preprocessor_config.json"]]
-    wanted += [["*.safetensors", "pytorch_model*.bin"]] if kind == "encoder" else []
+    if (folder / "open_clip_config.json").is_file() and not (folder / "config.json").is_file():
+        wanted = []  # it says all
+    wanted += [["*.safetensors", "*pytorch_model*.bin"]] if kind == "encoder" else []
     return all(any(any(folder.glob(pattern)) for pattern in patterns) for patterns in wanted)
 
 # %% ../nbs/02a_hub.ipynb #1d9d36e0
@@ -48,7 +50,7 @@ NO_NAME = (
 
 def _cached(model: str, kind: Kind) -> Path | None:
     "See `cached_encoder`."
-    name, at, revision = model.partition("@")
+    name, at, revision = model.removeprefix("hf-hub:").partition("@")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or (at and not revision):
         raise ClipsentError(f"{FLAGS[kind]} {model}", NO_NAME)
     options = {"revision": revision or None, "allow_patterns": PATTERNS[kind]}
@@ -205,7 +207,7 @@ def _ask_hub(model: str, kind: Kind, deadline: float, download: Callable[..., st
     options = {"revision": revision or None, "etag_timeout": 10}
     found = Path(download(name, deadline - time.monotonic(), allow_patterns=PATTERNS[kind], **options))
     if kind == "encoder" and not any(found.glob("*.safetensors")):
-        download(name, deadline - time.monotonic(), allow_patterns=["pytorch_model*.bin"], **options)
+        download(name, deadline - time.monotonic(), allow_patterns=["*pytorch_model*.bin"], **options)
     return found
 
 # %% ../nbs/02a_hub.ipynb #a4781794
@@ -255,12 +257,15 @@ def fetch_encoder(
 
     Raises ClipsentError if the folder is incomplete, the name is none, or the hub does not deliver.
     """
-    folder, model = Path(model_name).expanduser(), str(model_name)
+    folder, model = Path(model_name).expanduser(), str(model_name).removeprefix("hf-hub:")
     if isdir(folder):  # unlike Path.is_dir, also for names that no file could have
-        if (folder / "config.json").is_file():
+        if any((folder / name).is_file() for name in ("config.json", "open_clip_config.json")):
             return folder
-        hint = "nothing was loaded; save the model there with save_pretrained"
-        raise ClipsentError(f"--model-name {model}", "the folder has no config.json", todo=hint)
+        what, todo = "the folder has no config.json", "nothing was loaded; save the model there with save_pretrained"
+        if (folder / "configuration.json").is_file():
+            what += "; it is for ModelScope's own pipelines"
+            todo = "nothing was loaded; take the same model in the layout of transformers"
+        raise ClipsentError(f"--model-name {model}", what, todo=todo)
     return _fetch(model, "encoder" if weights else "processors", offline, patience, download)
 
 

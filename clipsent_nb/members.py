@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .cleaning import active_rules, clean_text
+from .cleaning import HAN, KANA, active_rules, clean_text
 from .data import read_split
 from .decoding import LONGEST_TEXT, read_text
 from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
@@ -22,7 +22,9 @@ from .inputs import find_files, label_numbers
 from .posts import Problem, settle_problems
 from .runs import prediction_table
 
-WORDS = {"ngram_range": (1, 2), "sublinear_tf": True}  # of the vectorizer
+# Of the vectorizer: words of two letters or more, and each Chinese or Japanese character
+WORDS = {"ngram_range": (1, 2), "sublinear_tf": True}
+WORDS |= {"token_pattern": f"[{HAN}{KANA}]|(?:(?![{HAN}{KANA}])\\w){{2,}}"}
 
 # %% ../nbs/04d_members.ipynb #833e8aad
 @dataclass(frozen=True)

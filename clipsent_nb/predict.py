@@ -181,8 +181,8 @@ def warn_of_training_posts(
 # %% ../nbs/11_predict.ipynb #c30925ae
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from clipsent_nb.posts import IMAGE_SUFFIXES, post_file
 from clipsent_nb.files import unicode_of
+from clipsent_nb.posts import IMAGE_SUFFIXES, post_file
 from clipsent_nb.tables import (
     Columns,
     as_text,
@@ -282,8 +282,8 @@ def answer_part(
 import shutil
 from collections import Counter
 
-from clipsent_nb.posts import OF_NOBODY
 from clipsent_nb.files import atomic_write, locked, progress_bar, read_table, write_csv
+from clipsent_nb.posts import OF_NOBODY
 
 
 def answer_parts(

@@ -9,11 +9,8 @@ __all__ = ['SMOOTH', 'ONE_TOWER', 'TUNED', 'PRESETS', 'EXECUTION_ONLY', 'RUN_FIL
 
 # %% ../nbs/04a_runs.ipynb #7d139f46
 import pickle
-import platform
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +25,6 @@ import torch
 from pydantic import BeforeValidator, Field
 
 import clipsent_nb
-from .data import read_split
 from clipsent_nb.files import (
     ClipsentError,
     ModelName,
@@ -48,8 +44,6 @@ from clipsent_nb.files import (
     write_csv,
     write_json,
 )
-from .hub import cached_encoder, encoder_identity
-from .inputs import content_fingerprint, find_files
 from .labels import LABELS, find_labels
 from .model import Blocks, HeadVariant, Pooling
 from .objective import LossName, Weighting, absent_classes, adjust_probabilities, describe_absent
@@ -250,6 +244,15 @@ EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
 def config_values(config: TrainConfig) -> dict[str, object]:
     "The fields as JSON knows them: paths become text and tuples lists."
     return make_plain(asdict(config))
+
+# %% ../nbs/04a_runs.ipynb #466ef00f
+import platform
+import subprocess
+import sys
+
+from clipsent_nb.data import read_split
+from clipsent_nb.hub import cached_encoder, encoder_identity
+from clipsent_nb.inputs import content_fingerprint, find_files
 
 # %% ../nbs/04a_runs.ipynb #c6d7dda0
 def resolved_model(

@@ -13,6 +13,7 @@ import json
 import random
 import re
 import shutil
+import string
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,17 @@ import torch
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import (
+    AutoModel,
+    BertTokenizer,
+    ChineseCLIPConfig,
+    ChineseCLIPImageProcessorPil,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPTokenizer,
+)
 
+from .cleaning import ASIAN, active_rules, clean_text
 from .files import ClipsentError, checked, naming_file
 from .model import quiet_transformers
 
@@ -78,14 +88,86 @@ SENTENCES = {
 }
 SARCASM = ("{} #sarcasm", "yeah right, {} #sarcasm")
 
+# %% ../nbs/00b_sample.ipynb #f4302fbd
+CHINESE_SHARED = {
+    "subject": "音乐会|上班路上|我们的新家|这场球赛|这杯咖啡|看牙医|期末考试|楼下花园|奶奶来访|早班火车|这次假期|花车游行|今天的工作|"
+    "学校话剧|那家披萨|表妹的婚礼|海边酒店|我的生日",
+    "place": "西湖|成都|厦门|哈尔滨|火车站|码头|人民路|图书馆|市政厅",
+    "name": "小明爱吃瓜|李雷_2020|Tom_张|蓝色风筝|城市新闻台|跑步的猫|橙子小姐|每日面包",
+    "number": SHARED_WORDS["number"],
+}
+CHINESE_MOODS = {
+    "positive": {
+        "quality": "美好|精彩|漂亮|完美|出色|惊艳|迷人|温馨",
+        "feeling": "开心|自豪|高兴|感动|激动|兴奋|幸福",
+        "tag": "#开心时刻#|#满满正能量#|#最美的一天#|#爱#|[太开心]|😍|🎉|😊",
+    },
+    "negative": {
+        "quality": "糟糕|可怕|差劲|恶心|阴沉|悲惨|离谱|吓人",
+        "feeling": "难过|生气|孤独|心碎|沮丧|愤怒|羞愧",
+        "tag": "#糟糕的一天#|#倒霉到家#|#失败#|#太丢人了#|[怒]|😡|😢|💔",
+    },
+    "neutral": {
+        "quality": "时刻表|报告|议程|调查|通知|统计表",
+        "feeling": "发布|更新|排定|清点|记录",
+        "tag": "#公开数据#|#市政 公告#|#信息#|#更新#|📊|📅",
+    },
+    "plain": {
+        "quality": "老|小|近|远|新|窄|长|弯",
+        "feeling": "路过|排队|逛街|自拍|发呆|避雨",
+        "tag": "#随手拍#|#周一早晨#|#无滤镜#|#周末#|#老照片#|👀|📷|🤔",
+    },
+}
+
+# %% ../nbs/00b_sample.ipynb #1ba968f6
+CHINESE_SENTENCES = {
+    "positive": "{subject}真是太{quality}了|{subject}之后特别{feeling}，谢谢@{name}|在{place}度过了{quality}的一天|"
+    "太{feeling}了，{subject}居然这么{quality}|爱上{subject}了！从头到尾都{quality}|又{feeling}又{feeling}：{subject}|"
+    "笑得停不下来，{subject}很{quality}|人{quality}，景也{quality}：{place}|{place}最好的地方，太{feeling}",
+    "negative": "{subject}真是太{quality}了|{subject}之后特别{feeling}，都怪@{name}|在{place}度过了{quality}的一天|"
+    "太{feeling}了，{subject}居然这么{quality}|讨厌{subject}！从头到尾都{quality}|又{feeling}又{feeling}：{subject}|"
+    "哭得停不下来，{subject}很{quality}|人{quality}，服务也{quality}：{place}|{place}最差的地方，太{feeling}",
+    "neutral": "{place}的{quality}，第{number}页|{place}：{quality}已{feeling}，共{number}条|"
+    "新的{quality}于{number}:30{feeling}|{quality}和{quality}由@{name} {feeling}|"
+    "{place}的{number}名访客已{feeling}|{place}的开放时间已{feeling}：9点到{number}点",
+    "plain": "看看这个，{subject}|在去{place}的路上，接着是{subject}|刚{feeling}，又是{subject}|我和@{name} 在{place}|"
+    "手机里翻到的，{subject}|大家觉得{subject}怎么样？|原来这就是{place}的{subject}|{subject}的第{number}天|"
+    "刚{feeling}，然后是{subject}|走{quality}路去{place}|从{place}看{subject}|说不上什么，{subject}和那条{quality}路|"
+    "和@{name} 一起在{place}{feeling}",
+}
+CHINESE_SARCASM = ("{} #呵呵#", "真行啊，{} #呵呵#")
+
+# %% ../nbs/00b_sample.ipynb #97930e8e
+@dataclass(frozen=True)
+class Wording:
+    "The words and phrases of a language."
+
+    shared: dict[str, str]  # Words of every mood, by slot
+    moods: dict[str, dict[str, str]]  # Words of each mood, by slot
+    sentences: dict[str, str]  # Templates of each mood
+    sarcasm: tuple[str, ...]
+    stretched: tuple[str, str, str]  # A pattern that is stretched, what stays of it, and what is repeated
+    link: str
+    retweet: str
+
+
+WORDINGS = {
+    "en": Wording(SHARED_WORDS, MOOD_WORDS, SENTENCES, SARCASM, (r"\bso\b", "s", "o"), " http://t.co/", "RT @{}: {}"),
+    "zh": Wording(
+        CHINESE_SHARED, CHINESE_MOODS, CHINESE_SENTENCES, CHINESE_SARCASM, ("太", "", "太"), "http://t.cn/", "//@{}:{}"
+    ),
+}
+
 # %% ../nbs/00b_sample.ipynb #42f72f59
 def mood_text(
     mood: str,  # "positive", "negative", "neutral", or "plain" for a text that tells nothing
     rng: random.Random,  # Source of all choices
+    language: str = "en",  # A key of `WORDINGS`
 ) -> str:
     "Fill a sentence of `mood` with its words and add up to two more hashtags or emoji."
-    words = {slot: row.split("|") for slot, row in (SHARED_WORDS | MOOD_WORDS[mood]).items()}
-    sentence = rng.choice(SENTENCES[mood].split("|"))
+    wording = WORDINGS[language]
+    words = {slot: row.split("|") for slot, row in (wording.shared | wording.moods[mood]).items()}
+    sentence = rng.choice(wording.sentences[mood].split("|"))
     filled = re.sub(r"\{(\w+)\}", lambda slot: rng.choice(words[slot[1]]), sentence)
     return " ".join([filled, *rng.sample(words["tag"], rng.choice((1, 1, 2, 3)))])
 
@@ -93,10 +175,13 @@ def mood_text(
 def dress_text(
     text: str,  # A plain sentence
     rng: random.Random,  # Source of all choices
+    language: str = "en",  # A key of `WORDINGS`
 ) -> str:
     "Stretch words, escape `&`, break apostrophes, and add links, question marks and retweet prefixes by chance."
+    wording = WORDINGS[language]
+    pattern, start, repeated = wording.stretched
     if rng.random() < 0.3:
-        text = re.sub(r"\bso\b", "s" + "o" * rng.randint(3, 6), text)
+        text = re.sub(pattern, start + repeated * rng.randint(3, 6), text)
     if rng.random() < 0.7:
         text = text.replace(" & ", " &amp; ")
     if rng.random() < 0.2:
@@ -104,9 +189,9 @@ def dress_text(
     if rng.random() < 0.06:
         text += " ??"
     if rng.random() < 0.25:
-        text += " http://t.co/" + "".join(rng.choices("abcdefghkmnpqrstuvwxyzABCDEFGH0123456789", k=10))
+        text += wording.link + "".join(rng.choices("abcdefghkmnpqrstuvwxyzABCDEFGH0123456789", k=10))
     if rng.random() < 0.1:
-        text = f"RT @{rng.choice(SHARED_WORDS['name'].split('|'))}: {text}"
+        text = wording.retweet.format(rng.choice(wording.shared["name"].split("|")), text)
     return text
 
 # %% ../nbs/00b_sample.ipynb #8c7754cc
@@ -399,18 +484,20 @@ def original_post(
     guid: str,  # An integer as text
     seen: set[str],  # Letters and digits of the sentences used so far; the new ones are added
     rng: random.Random,  # Source of all choices
+    language: str = "en",  # A key of `WORDINGS`
 ) -> SamplePost:
     "Make a train post that repeats no other and has the right tag."
     picture_mood = {"text": "plain", "neither": "plain", "clash": OPPOSITE[label]}.get(mode, label)
     text_mood = {"picture": "plain", "neither": "plain", "sarcastic": OPPOSITE[label]}.get(mode, label)
     while True:
-        sentence = mood_text(text_mood, rng)
+        sentence = mood_text(text_mood, rng, language)
         bare = re.sub(r"#\w+|\W", "", sentence)  # texts that differ in hashtags only would be twins
         if bare not in seen:
             break
     seen.add(bare)
     sarcastic = mode == "sarcastic" and label != "neutral"
-    text = dress_text(rng.choice(SARCASM).format(sentence) if sarcastic else sentence, rng)
+    text = rng.choice(WORDINGS[language].sarcasm).format(sentence) if sarcastic else sentence
+    text = dress_text(text, rng, language)
     encoding = "gb18030" if rng.random() < 0.08 else "utf-8"
     if encoding == "gb18030":
         text = rng.choice(("“{}”", "{} #上海", "【{}】")).format(text)
@@ -430,6 +517,7 @@ def twin_post(
     twin: str,  # One of `TWIN_KINDS`
     guid: str,  # An integer as text
     rng: random.Random,  # Source of all choices
+    language: str = "en",  # A key of `WORDINGS`
 ) -> SamplePost:
     "Repeat a post: its image bytes, its picture at another size, or its text over another picture."
     post = replace(post, guid=guid, twin_of=post.guid, twin=twin)
@@ -437,7 +525,8 @@ def twin_post(
         return post
     if twin == "resized":
         return replace(post, kind="jpg")
-    text = f"RT @{rng.choice(SHARED_WORDS['name'].split('|'))}: {post.text}"
+    wording = WORDINGS[language]
+    text = wording.retweet.format(rng.choice(wording.shared["name"].split("|")), post.text)
     scene = rng.choice(list(SCENES[post.picture_mood]))
     return replace(post, text=text, scene=scene, scene_seed=rng.randrange(2**31), kind="jpg")
 
@@ -448,17 +537,20 @@ WRONG_TAGS = OPPOSITE | {"neutral": "positive"}
 
 def sample_posts(
     seed: int = 0,  # Another seed gives another sample
+    language: str = "en",  # Of the texts: en (English) or zh (Chinese)
 ) -> list[SamplePost]:
     "Decide the posts of the sample, 320 for training and 60 for the test: originals, then twins, then wrong labels."
     rng, seen = random.Random(seed), set()
     guids = iter([str(number) for number in rng.sample(range(1, 5000), 380)])
     plan = [(label, MODES[at * len(MODES) // count]) for label, count in SAMPLE_SHARES.items() for at in range(count)]
     rng.shuffle(plan)
-    posts = [original_post(label, mode, next(guids), seen, rng) for label, mode in plan]
+    posts = [original_post(label, mode, next(guids), seen, rng, language) for label, mode in plan]
     for place, kind in enumerate(("palette", "rgba", "rotated")):
         posts[place] = replace(posts[place], kind=kind)
     posts[-52:] = [replace(post, split="test") for post in posts[-52:]]
-    twins = [twin_post(post, TWIN_KINDS[place % 3], next(guids), rng) for place, post in enumerate(posts[:40])]
+    twins = [
+        twin_post(post, TWIN_KINDS[place % 3], next(guids), rng, language) for place, post in enumerate(posts[:40])
+    ]
     twins[::5] = [replace(twin, split="test") for twin in twins[::5]]
     for some, places in ((posts, rng.sample(range(40, 288), 8)), (twins, (1, 2))):
         for place in places:
@@ -490,9 +582,10 @@ def picture_bytes(
 def write_sample(
     directory: Path,  # Made if missing; files of an earlier sample are overwritten
     seed: int = 0,  # See `sample_posts`
+    language: str = "en",  # See `sample_posts`
 ) -> Path:
     "Write the sample in the raw layout, `data/`, `train.txt` and `test_without_label.txt`; returns `directory`."
-    directory, posts = Path(directory), sample_posts(seed)
+    directory, posts = Path(directory), sample_posts(seed, language)
     (directory / "data").mkdir(parents=True, exist_ok=True)
     for post in posts:
         (directory / "data" / post.image_name).write_bytes(picture_bytes(post))
@@ -538,22 +631,40 @@ def tiny_tokenizer(
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
-def sample_texts() -> list[str]:
+def sample_texts(
+    language: str = "en",  # See `sample_posts`
+) -> list[str]:
     "Collect the texts of four samples: enough for every word of the sample to come up often."
-    return [post.text for seed in range(4) for post in sample_posts(seed)]
+    return [post.text for seed in range(4) for post in sample_posts(seed, language)]
+
+# %% ../nbs/00b_sample.ipynb #eec31fee
+def character_tokenizer(
+    texts: Sequence[str],  # Their characters become tokens
+) -> BertTokenizer:
+    "Make a BERT tokenizer of characters, which cuts at 77 tokens."
+    rules = active_rules({})
+    found = {*string.printable, *"".join([*texts, *(clean_text(text, rules) for text in texts)])}
+    characters = sorted({character.lower() for character in found if not character.isspace()})
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*marks, *characters, *(f"##{character}" for character in characters if not ASIAN.match(character))]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    return BertTokenizer(vocab=vocabulary, model_max_length=77)
 
 # %% ../nbs/00b_sample.ipynb #88b766fa
 TINY_IMAGE_SIZE = 64  # pixels on each side
 
 
 def tiny_config(
-    tokenizer: CLIPTokenizer,  # Gives the vocabulary size and the ids of the marks
-) -> CLIPConfig:
-    "Describe a CLIP of two layers, width 64 and about 260 thousand parameters."
+    tokenizer: CLIPTokenizer | BertTokenizer,  # Gives the vocabulary size and the ids of the marks
+) -> CLIPConfig | ChineseCLIPConfig:
+    "Describe a CLIP, or with a tokenizer of BERT a Chinese-CLIP, of two layers, width 64 and about 260 thousand parameters."
     layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    marks = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("bos", "eos", "pad")}
-    return CLIPConfig(
-        text_config={**layers, **marks, "vocab_size": len(tokenizer)},
+    if isinstance(tokenizer, CLIPTokenizer):
+        text = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("bos", "eos", "pad")}
+    else:
+        text = {"max_position_embeddings": 77, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return (CLIPConfig if isinstance(tokenizer, CLIPTokenizer) else ChineseCLIPConfig)(
+        text_config={**layers, **text, "vocab_size": len(tokenizer)},
         vision_config={**layers, "image_size": TINY_IMAGE_SIZE, "patch_size": 8, "initializer_factor": 3.0},
         projection_dim=64,
     )
@@ -563,15 +674,20 @@ def tiny_clip(
     directory: Path,  # Made if missing
     texts: Sequence[str] | None = None,  # Texts to learn the vocabulary from; None: those of the sample
     seed: int = 0,  # Of the random weights
+    language: str = "en",  # See `sample_posts`; zh makes it a Chinese-CLIP
 ) -> Path:
     "Write a small randomly initialised CLIP with its tokenizer and image processor; returns `directory`."
     quiet_transformers()
-    tokenizer = tiny_tokenizer(sample_texts() if texts is None else texts)
+    learn = tiny_tokenizer if language == "en" else character_tokenizer
+    tokenizer = learn(sample_texts(language) if texts is None else texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CLIPModel(tiny_config(tokenizer))
+        model = AutoModel.from_config(tiny_config(tokenizer))
     side = {"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": TINY_IMAGE_SIZE}, crop_size=side)
+    if language == "en":
+        processor = CLIPImageProcessorPil(size={"shortest_edge": TINY_IMAGE_SIZE}, crop_size=side)
+    else:
+        processor = ChineseCLIPImageProcessorPil(size=side, crop_size=side)
     for part in (model, tokenizer, processor):
         part.save_pretrained(directory)
     return Path(directory)
@@ -580,15 +696,18 @@ def tiny_clip(
 @checked
 def make_sample(
     directory: Path,  # Receives data/, train.txt, test_without_label.txt and tiny_clip/
+    language: str = "en",  # Of the texts: en (English) or zh (Chinese, with a tiny Chinese-CLIP)
 ) -> Path:
     """Write a generated sample of posts and a tiny CLIP to try everything on.
 
-    Raises ClipsentError if the folder holds other posts.
+    Raises ClipsentError if the folder holds other posts, or if there is no such language.
     """
+    if language not in WORDINGS:
+        raise ClipsentError("--language", f"{language!r} is not a choice", todo=f"use {' or '.join(WORDINGS)}")
     directory = Path(directory)
     with tempfile.TemporaryDirectory() as scratch:
-        sample = write_sample(Path(scratch))
-        tiny_clip(sample / "tiny_clip")
+        sample = write_sample(Path(scratch), language=language)
+        tiny_clip(sample / "tiny_clip", language=language)
         own, drawn = directory / "train.txt", {path.name for path in (sample / "data").iterdir()}
         foreign = [path for path in directory.glob("data/*") if path.name not in drawn]
         if foreign or (own.exists() and own.read_bytes() != (sample / "train.txt").read_bytes()):

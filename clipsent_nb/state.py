@@ -20,13 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import read_split
-from clipsent_nb.files import (
-    ClipsentError,
-    digest,
-    first_few,
-    locked,
-    replace_file,
-)
+from .files import ClipsentError, digest, first_few, locked, replace_file
 from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, copies_in, load_posts, refresh_content
 from .labels import find_labels
@@ -42,11 +36,7 @@ from clipsent_nb.model import (
     tower_of,
     trainable_names,
 )
-from clipsent_nb.runs import (
-    TrainConfig,
-    config_values,
-    resolved_model,
-)
+from .runs import TrainConfig, config_values, resolved_model
 
 # %% ../nbs/04e_state.ipynb #49d86de4
 SAMPLE_SETTINGS = dict(

@@ -3,10 +3,12 @@
 import ast
 import importlib
 import inspect
+import re
 import shutil
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
+import nbformat
 from fastcore.docments import docments
 
 from clipsent_nb.cli import COMMANDS, flag_of, load
@@ -31,7 +33,12 @@ def type_name(annotation: object) -> str:
     return getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "").replace("pathlib.", "")
 
 
-def flag_rows(function: object) -> list[list[object]]:
+def shown_default(value: object) -> str:
+    "A default as code; nothing for an empty text and for None."
+    return "" if value in ("", None) else f"`{value}`"
+
+
+def flag_rows(function: object, positional: bool = False) -> list[list[object]]:
     "Flag, default and meaning of each setting of a command, its own before those it shares."
     comments, own, shared = docments(function), [], []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -42,10 +49,12 @@ def flag_rows(function: object) -> list[list[object]]:
                     explained |= {key: text for key, text in docments(base).items() if text}
             for field in fields(parameter.default):
                 value = getattr(parameter.default, field.name)
-                shared.append([f"`{flag_of(field.name)}`", f"`{value}`", explained.get(field.name) or ""])
+                shared.append([f"`{flag_of(field.name)}`", shown_default(value), explained.get(field.name) or ""])
         else:
-            value = "needed" if parameter.default is inspect.Parameter.empty else f"`{parameter.default}`"
-            own.append([f"`{flag_of(name)}`", value, comments.get(name) or ""])
+            needed = parameter.default is inspect.Parameter.empty
+            flag = name.upper() if needed and positional else flag_of(name)
+            value = "needed" if needed else shown_default(parameter.default)
+            own.append([f"`{flag}`", value, comments.get(name) or ""])
     return own + shared
 
 
@@ -54,7 +63,7 @@ def commands_page() -> str:
     parts = ["# Commands", "`clipsent COMMAND --help` prints the same; every command knows `--no-progress`."]
     for name, command in COMMANDS.items():
         function = load(name)
-        flags = table(["flag", "default", "meaning"], flag_rows(function))
+        flags = table(["flag", "default", "meaning"], flag_rows(function, command.positional))
         parts += [f"## {name}", f"{command.summary[0].upper()}{command.summary[1:]}.", flags]
     return "\n\n".join(parts) + "\n"
 
@@ -143,6 +152,18 @@ def messages_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def notebook_page(path: Path) -> nbformat.NotebookNode:
+    "A notebook for reading: without the marks of nbdev, cells of imports folded."
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(("#| default_exp", "#| hide"))]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"^#\|.*\n", "", cell.source)
+            if re.fullmatch(r"(?:(?:import|from) .*\n|[ )].*\n|\n)+", cell.source + "\n"):
+                cell.metadata["tags"] = ["hide-input"]
+    return notebook
+
+
 def write_pages(folder: Path) -> None:
     "Write all of it anew."
     shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +171,7 @@ def write_pages(folder: Path) -> None:
     (folder / "api").mkdir()
     for path in sorted((ROOT / "nbs").glob("*.ipynb")):
         if path.stem != "index":
-            shutil.copy(path, folder / "notebooks")
+            nbformat.write(notebook_page(path), folder / "notebooks" / path.name)
     for name in MODULES:
         (folder / f"api/{name}.md").write_text(module_page(name), encoding="utf-8")
     (folder / "commands.md").write_text(commands_page(), encoding="utf-8")
@@ -158,3 +179,10 @@ def write_pages(folder: Path) -> None:
     shutil.copy(ROOT / "benchmarks/README.md", folder / "benchmarks.md")
     shutil.copy(ROOT / "CHANGELOG.md", folder / "changelog.md")
     shutil.copy(ROOT / "outputs/README.md", folder / "outputs.md")
+    chinese = (
+        (ROOT / "README.zh.md")
+        .read_text(encoding="utf-8")
+        .replace("](docs/", "](../")
+        .replace("](nbs/", "](notebooks/")
+    )
+    (folder / "readme-zh.md").write_text(chinese.replace("](README.md)", "](../index.md)"), encoding="utf-8")

@@ -17,7 +17,7 @@ def readme() -> str:
             output.get("data", {}).pop("text/html", None)
     text = MarkdownExporter().from_notebook_node(notebook)[0].strip() + "\n"
     text = re.sub(r"\n{3,}", "\n\n", text)
-    return text.replace("](../", "](")  # links of the notebook begin in nbs/
+    return re.sub(r"\]\((?=\w+\.ipynb)", "](nbs/", text).replace("](../", "](")  # links of the notebook begin in nbs/
 
 
 if __name__ == "__main__":

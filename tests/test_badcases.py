@@ -11,20 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipsent_nb.badcases import (
+from clipsent_nb.augment import (
     REWRITES,
     augment_images,
     augment_text,
     clean_default,
+    make_copy_rows,
+    merge,
+    rewrite_text,
+)
+from clipsent_nb.badcases import (
     describe_cases,
     find_conflicts,
     gallery,
-    make_copy_rows,
     make_folds,
-    merge,
     mine,
     read_scored,
-    rewrite_text,
     score_labels,
     score_posts,
     take_settings,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from clipsent_nb.badcases import rewrite_text
+from clipsent_nb.augment import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
 from clipsent_nb.copies import normalised_text

@@ -87,13 +87,20 @@ class Request(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
         if found := re.fullmatch(rf"/{hub.name}/resolve/([^/]+)/(.+)", path):
             return self.file(hub.folders[hub.revision(found[1])] / found[2], found[1])
+        if found := re.fullmatch(r"/elsewhere/([^/]+)/(.+)", path):
+            return self.answer(200, (hub.folders[hub.revision(found[1])] / found[2]).read_bytes())
         self.refuse(404, "RepoNotFound")
 
     def file(self, path: Path, sha: str) -> None:
         if not path.is_file():
             return self.refuse(404, "EntryNotFound")
         body = path.read_bytes()
-        self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=sha)
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
+        if self.hub.stores_elsewhere and path.suffix == ".safetensors":
+            where = f"{self.hub.address.replace('127.0.0.1', 'localhost')}/elsewhere/{sha}/{path.name}"
+            linked = {"X_Linked_Size": len(body), "X_Linked_ETag": etag, "X_Repo_Commit": sha}
+            return self.answer(302, Location=where, **linked)
+        self.answer(200, body, ETag=etag, X_Repo_Commit=sha)
 
 
 class FakeHub:
@@ -106,6 +113,7 @@ class FakeHub:
         self.large: dict[str, bytes] = {}
         self.faults: list[tuple[str, list, Callable[[Request], None]]] = []
         self.without = ""  # a header that is never sent
+        self.stores_elsewhere = False  # whether weights are answered with the address of another store
         self.closing = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("OfThisHub", (Request,), {"hub": self}))
         self.server.daemon_threads = True

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.badcases import describe_cases, merge, mine
+from clipsent_nb.augment import merge
+from clipsent_nb.badcases import describe_cases, mine
 from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare

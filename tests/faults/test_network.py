@@ -123,6 +123,15 @@ def test_without_weights_none_are_fetched(hub, cache):
     assert (fetch_encoder(NAME) / "model.safetensors").is_file()
 
 
+def test_a_model_of_open_clip_needs_only_its_own_two_files(hub, cache, tmp_path):
+    hub.folders["main"] = tmp_path
+    for name in ("open_clip_config.json", "open_clip_pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    found = fetch_encoder(f"hf-hub:{NAME}")
+    assert (found / "open_clip_pytorch_model.bin").is_file()
+    assert found == fetch_encoder(NAME, offline=True) == cached_encoder(f"hf-hub:{NAME}")
+
+
 def test_a_revision_is_its_own_model(hub, cache, tiny, tmp_path):
     hub.folders["v1"] = Path(shutil.copytree(tiny, tmp_path / "v1"))
     (tmp_path / "v1" / "mark.json").write_text("{}")
@@ -337,17 +346,17 @@ def test_a_login_page_instead_of_the_hub(hub, cache):
 # Mirrors
 
 
-@pytest.mark.parametrize("header", ["Content-Length", "Content-Type"])
+@pytest.mark.parametrize("header", ["Content-Length", "X-Linked-Size"])
 def test_a_mirror_may_leave_out_what_is_not_needed(hub, cache, tiny, header):
-    hub.without = header
+    hub.without, hub.stores_elsewhere = header, header.startswith("X-Linked")
     found = fetch_encoder(NAME)
     assert (found / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
     assert encoder_identity(found) == f"{NAME}@{commit('main')}"
 
 
-@pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit"])
+@pytest.mark.parametrize("header", ["X-Linked-ETag", "X-Repo-Commit"])
 def test_a_mirror_without_what_the_client_needs_is_named(hub, cache, header):
-    hub.without = header
+    hub.without, hub.stores_elsewhere = header, header.startswith("X-Linked")
     message = refused()
     assert "what answers is not the hub, or a mirror that does not pass on the hub's headers ETag and X-Repo" in message
     assert message.endswith("let HF_ENDPOINT name another mirror, or look whether this network wants a login")

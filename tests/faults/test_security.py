@@ -26,7 +26,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import clipsent_nb
 from clipsent_nb import stage
-from clipsent_nb.badcases import augment_images, augment_text, gallery, merge, mine, read_cases, rewrite_text
+from clipsent_nb.augment import augment_images, augment_text, merge, read_cases, rewrite_text
+from clipsent_nb.badcases import gallery, mine
 from clipsent_nb.batches import Execution, collect, connect_ray
 from clipsent_nb.compare import compare, conclude_ranking, rank_contenders, render_ranking
 from clipsent_nb.data import make_splits, read_split
