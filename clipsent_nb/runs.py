@@ -154,6 +154,8 @@ class TrainConfig(Workspace):
     save_minutes: NotNegative = 10.0  # A state to resume from is saved at every epoch's end and this often between
     resume: bool = True  # Continue an interrupted run; otherwise start it anew (a finished one needs --overwrite)
     overwrite: bool = False  # Replace a finished run, or one with other settings
+    explain_errors: Count = 0  # Draw in the report what so many of the surest errors rest on; some seconds for each
+    tracker: Literal["tensorboard", "wandb", "mlflow", "trackio"] | None = None  # Also send curves and scores there
 
     def __post_init__(self) -> None:
         if self.ablate_text and self.ablate_image:
@@ -235,7 +237,7 @@ def write_flags(
 # %% ../nbs/04a_runs.ipynb #3f66f15e
 EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
     "train_csv val_csv output_dir micro_batch_size auto_batch gradient_checkpointing compile cache_activations "
-    "save_minutes resume overwrite".split()
+    "save_minutes resume overwrite explain_errors tracker".split()
 )
 
 

@@ -452,6 +452,9 @@ def validate(folder: RunFolder, state: State, features: Features, config: TrainC
             keep_best(folder, state, config, frozen)
 
 # %% ../nbs/04_train.ipynb #dd4a8be0
+from clipsent_nb.tracking import tracked
+
+
 def make_class_loss(config: TrainConfig, labels: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
     "The loss of a configuration, weighted for the classes of its training posts (class ids, int [N])."
     counts = np.bincount(labels)
@@ -465,12 +468,13 @@ def training_bar(config: TrainConfig, state: State, posts: int):
     return progress_bar(total=posts * config.epochs, initial=done, unit="pair", description="training")
 
 
-def describe_epoch(state: State, config: TrainConfig) -> None:
-    "Say what the last epoch has brought."
+def describe_epoch(state: State, config: TrainConfig, send: Callable[[dict], None]) -> None:
+    "Say what the last epoch has brought, and send it to the tracker."
     entry, best = state.history[-1], state.history[state.best_epoch]["val_f1_macro"]
     scores = f"val macro-F1 {entry['val_f1_macro']:.4f}  acc {entry['val_acc']:.4f}  (best {best:.4f})"
     if process_state().is_main_process:
         log.info("epoch %d/%d  loss %.4f  %s", state.epoch, config.epochs, entry["train_loss"], scores)
+    send(entry)
 
 # %% ../nbs/04_train.ipynb #9dcdf011
 @checked
@@ -493,7 +497,7 @@ def fit(
         criterion = make_class_loss(config, inputs.train.labels)
         targets = torch.from_numpy(inputs.train.labels).to(features.device)
         saved = time.monotonic()
-        with training_bar(config, state, len(inputs.train)) as bar:
+        with tracked(config) as send, training_bar(config, state, len(inputs.train)) as bar:
             while state.epoch < config.epochs and not state.is_stale(config.early_stop):
                 started, frozen = time.monotonic(), config.is_frozen(state.epoch)
                 batches = start_epoch(folder, state, features, config, frozen)
@@ -518,9 +522,9 @@ def fit(
                 if processes.is_main_process:
                     save_epoch(folder, state.history, pack_state(state, config), state.best_epoch)
                     saved = time.monotonic()
-                describe_epoch(state, config)
-        if processes.is_main_process:
-            finish(folder, state, inputs, config)
+                describe_epoch(state, config, send)
+            if processes.is_main_process:
+                finish(folder, state, inputs, config)
         processes.wait_for_everyone()
     return Run.load(folder.path)
 

@@ -1,0 +1,52 @@
+"""A tracker gets what history.csv and metrics.json hold, if it is asked for, and nothing of this machine."""
+
+import json
+
+import pytest
+
+from clipsent_nb import tracking
+from clipsent_nb.files import ClipsentError
+from clipsent_nb.runs import TrainConfig
+from clipsent_nb.tracking import tracked
+
+ENTRY = {"epoch": 1, "train_loss": 0.9, "val_f1_macro": 0.5}
+
+
+def test_a_library_that_is_missing_is_named_before_training(monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    with pytest.raises(ClipsentError, match=r"--tracker wandb: .*pip install clipsent_nb\[wandb\]"):
+        with tracked(TrainConfig(tracker="wandb")):
+            pass
+
+
+def test_tensorboard_gets_curves_settings_and_final_scores_without_paths(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrainConfig(tracker="tensorboard", project_root=tmp_path, model_name=tmp_path / "clip", output_dir="a/run")
+    with tracked(config) as send:
+        send(ENTRY)
+        send(ENTRY | {"epoch": 2, "val_f1_macro": 0.6})
+        (tmp_path / "a/run").mkdir(parents=True)
+        (tmp_path / "a/run/metrics.json").write_text(json.dumps({"epochs": 2, "best_val_acc": 0.7, "leaked": False}))
+    folder = tmp_path / "outputs/trackers/run"
+    events = EventAccumulator(str(folder)).Reload()
+    assert [(one.step, round(one.value, 3)) for one in events.Scalars("val_f1_macro")] == [(1, 0.5), (2, 0.6)]
+    assert events.Scalars("final/best_val_acc")[0].value == pytest.approx(0.7)
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert any(b"head_variant" in content for content in files)
+    assert not any(str(tmp_path).encode() in content for content in files)
+
+
+@pytest.mark.slow
+def test_a_run_sends_the_rows_of_its_history(tmp_path, monkeypatch):
+    from unittest.mock import MagicMock
+
+    from clipsent_nb.train import sample_run
+
+    tracker = MagicMock()
+    monkeypatch.setattr(tracking, "open_tracker", lambda config: tracker)
+    run = sample_run(tmp_path / "sample", epochs=2, tracker="wandb")
+    *epochs, final = [call.args[0] for call in tracker.log.call_args_list]
+    assert [one["val_f1_macro"] for one in epochs] == run.history.val_f1_macro.tolist()
+    assert final["final/best_val_f1_macro"] == run.metrics["best_val_f1_macro"] and tracker.finish.called
