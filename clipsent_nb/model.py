@@ -552,6 +552,15 @@ def _depth(name: str, stacks: Mapping[str, int]) -> int:
         return 0
     return 1 + max((length for stack, length in stacks.items() if tower_of(stack) == tower_of(name)), default=0)
 
+# %% ../nbs/02_model.ipynb #b22add15
+def block_stack(
+    encoder: nn.Module,  # A dual encoder
+    tower: Tower,  # Which of the two
+) -> str | None:
+    "The name of a tower's stack of blocks, such as text_model.encoder.layers; None if it has several or none."
+    own = [name for name, part in encoder.named_modules() if _is_stack(name, part) and tower_of(name) == tower]
+    return own[0] if len(own) == 1 else None
+
 # %% ../nbs/02_model.ipynb #b540d5cf
 def trainable_names(
     model: DualEncoderClassifier,  # Whose encoder is meant
@@ -587,15 +596,6 @@ def set_trainable(
     names = trainable_names(model, blocks) if encoder else set()
     for name, parameter in model.encoder.named_parameters():
         parameter.requires_grad_(name in names)
-
-# %% ../nbs/02_model.ipynb #b22add15
-def block_stack(
-    encoder: nn.Module,  # A dual encoder
-    tower: Tower,  # Which of the two
-) -> str | None:
-    "The name of a tower's stack of blocks, such as text_model.encoder.layers; None if it has several or none."
-    own = [name for name, part in encoder.named_modules() if _is_stack(name, part) and tower_of(name) == tower]
-    return own[0] if len(own) == 1 else None
 
 # %% ../nbs/02_model.ipynb #02d9001f
 @contextmanager
