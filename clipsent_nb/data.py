@@ -22,6 +22,7 @@ from .decoding import LEGACY
 from clipsent_nb.files import (
     ClipsentError,
     Listing,
+    Renames,
     Seed,
     Workspace,
     checked,
@@ -38,6 +39,7 @@ from clipsent_nb.posts import (
     Problem,
     audit_table,
     is_guid,
+    join_problems,
     posts_left_out,
     read_lists,
     read_rows,
@@ -252,10 +254,11 @@ def own_folds(posts: pd.DataFrame) -> list[str]:
 def own_division(
     posts: pd.DataFrame,  # With part and split
     folds: int,  # That were asked for
+    val_ratio: float | None = None,  # That was asked for
 ) -> pd.Series:
     """The split of each post that it came with; of folds, the first one validates.
 
-    Raises ClipsentError if folds are asked for and there are some already.
+    Raises ClipsentError if folds or a share are asked for and the posts have theirs already.
     """
     names = own_folds(posts)
     if names and posts.part.isin(["train", "val"]).any():
@@ -264,6 +267,10 @@ def own_division(
     if names and folds:
         what = f"the table has folds of its own ({first_few(names)})"
         raise ClipsentError(f"--folds {folds}", what, todo="leave out --folds or --split-column")
+    if val_ratio and (names or posts.part.eq("val").any()):
+        raise ClipsentError(
+            f"--val-ratio {val_ratio}", "the posts to validate on are named in the table", todo="leave it out"
+        )
     return posts.part.replace({name: "val" if name == names[0] else "train" for name in names})
 
 # %% ../nbs/00_data.ipynb #fbd01189
@@ -351,12 +358,13 @@ from pydantic import Field
 @checked
 def make_splits(
     workspace: Workspace = Workspace(),  # Its data root holds data/, train.txt and test_without_label.txt
-    val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1,  # Share of the labelled posts to validate on
+    val_ratio: Annotated[float, Field(gt=0, lt=1)]
+    | None = None,  # Share of the labelled posts to validate on; default: 0.1
     seed: Seed = 42,  # Decides which posts validate
     folds: Annotated[int, Field(ge=0)] = 0,  # Also cut train into this many folds, each once validating; 0: none
     encoding: str = "auto",  # Of texts and lists that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
     labels: Listing = "",  # The classes in their order, by commas; default: those that the posts have
-    rename: Listing = "",  # Other names of tags, such as good=positive,bad=negative
+    rename: Renames = "",  # Other names of tags, such as good=positive,bad=negative
     table: Path | None = None,  # All posts: csv, tsv, xlsx, parquet, jsonl or saved data set; relative to the data root
     columns: Columns = Columns(),
     mvsa: Mvsa | None = None,  # Join the votes of labelResultAll.txt, of MVSA-Single or MVSA-Multiple
@@ -373,12 +381,13 @@ def make_splits(
     else:
         pairs, problems, classes = read_lists(workspace.posts_root, labels, rename, stand_ins, mvsa, encoding)
     posts, found = read_posts(workspace, pairs, encoding)
-    problems += [one for one in found if one.file not in stand_ins.values()]  # what these lack is said already
+    problems = join_problems(problems, [one for one in found if one.file not in stand_ins.values()])
     workspace.audit_csv.unlink(missing_ok=True)  # of another call
     total = len({*posts_left_out(problems), *posts.guid})
     settle_problems(problems, total, workspace.posts_root, workspace)
     if "part" in posts:
-        posts["split"] = own_division(posts, folds)
+        posts["split"] = own_division(posts, folds, val_ratio)
+    val_ratio = val_ratio or 0.1
     if "val" not in set(posts.split):
         labelled = posts.split == "train"
         parts = assign_parts(posts.label[labelled], posts.group[labelled], [1 - val_ratio, val_ratio], seed)

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .objective import apply_temperature, check_ids, class_names, fit_temperature, score
+from .files import ClipsentError
 from .stats import group_numbers
 
 # %% ../nbs/03b_decisions.ipynb #dd366726
@@ -25,8 +26,11 @@ def cross_fit_temperature(
     """Probabilities after temperature scaling that has not seen the post in question [N, C].
 
     An answer that is the same for all posts has nothing that a temperature could mend, and stays as it is.
+    Raises ClipsentError if there are fewer than two folds.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
+    if folds < 2:
+        raise ClipsentError(f"folds {folds}", "must be at least 2")
     scaled = np.array(probs, dtype=float)
     y_true = check_ids(y_true, "y_true", len(scaled), class_names(scaled.shape[1] - 1))
     if np.ptp(scaled, axis=0).max() == 0:
@@ -86,9 +90,14 @@ def confidence_at(
 ) -> float:
     """The threshold of confidence that lets a share of posts be answered, with a margin for rounding.
 
+    Raises ClipsentError if there are no posts, or for another share.
     Source: Geifman and El-Yaniv, 2017, "Selective Classification for Deep Neural Networks".
     """
-    return float(max(0.0, np.quantile(np.asarray(confidence, dtype=float), 1 - coverage, method="lower") - 1e-5))
+    confidence = np.asarray(confidence, dtype=float)
+    if not len(confidence) or not 0 < coverage <= 1:
+        what = f"{len(confidence)} posts, and a share of {coverage:g} to answer"
+        raise ClipsentError("confidence_at", what, todo="give one post or more, and a share above 0 and at most 1")
+    return float(max(0.0, np.quantile(confidence, 1 - coverage, method="lower") - 1e-5))
 
 # %% ../nbs/03b_decisions.ipynb #6f9e3506
 def conformal_threshold(
@@ -114,7 +123,13 @@ def prediction_sets(
     threshold: float,  # From `conformal_threshold`
     labels: Sequence[str],  # Names of the classes, in class order [C]
 ) -> list[tuple[str, ...]]:
-    "The classes of each post that cannot be ruled out, the likeliest first; a set may be empty."
+    """The classes of each post that cannot be ruled out, the likeliest first; a set may be empty.
+
+    Raises ClipsentError if there are not as many names as probabilities of a post.
+    """
     probs = np.asarray(probs, dtype=float)
+    if probs.shape[1:] != (len(labels),):
+        what = f"{len(labels)} names for probabilities of shape {probs.shape}"
+        raise ClipsentError("labels", what, todo="give a name for each column")
     orders = np.argsort(-probs, axis=1, kind="stable")
     return [tuple(labels[i] for i in order if row[i] >= threshold) for row, order in zip(probs, orders, strict=True)]

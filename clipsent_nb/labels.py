@@ -100,6 +100,9 @@ def own_labels(
     labels = order_labels(counts.index)
     near = {rare: difflib.get_close_matches(rare, counts.index[counts > counts[rare]], 1, 0.75) for rare in labels}
     slips = {rare: found[0] for rare, found in near.items() if found and counts[rare] < FEWEST}
+    bare = {one: re.sub(r"[ ._&/'-]", "", one) for one in counts.index if re.search(r"[^\W\d]", one)}
+    usual = {words: one for one, words in reversed(bare.items())}  # the commonest tag of these words
+    slips |= {one: usual[words] for one, words in bare.items() if usual[words] != one}
     if slips:
         pairs = [f"{rare!r} ({counts[rare]}) for {one!r} ({counts[one]})" for rare, one in slips.items()]
         what = f"labels look like slips (number of posts): {first_few(pairs)}"

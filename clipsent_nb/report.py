@@ -492,6 +492,10 @@ def execute(
     from concurrent.futures import wait
 
     source = Path(source) if str(source).endswith(".ipynb") else template(str(source))
+    if not isinstance(parameters, Mapping):
+        raise ClipsentError(
+            "parameters", f"are of type {type(parameters).__name__}", todo='give a mapping such as {"run": "a"}'
+        )
     kernel, started, clean = take_kernel(threads), time.monotonic(), False
     try:
         run = kernel.thread.submit(run_notebook, kernel, source, Path(folder), parameters)

@@ -478,7 +478,7 @@ def prediction_table(
         {
             "guid": posts.guid.to_numpy(),
             "true_label": [classes[label] if label >= 0 else "" for label in labels],
-            "pred_label": [classes[label] for label in probabilities.argmax(axis=1)],
+            "pred_label": pd.Series([classes[label] for label in probabilities.argmax(axis=1)], dtype=str),
             "confidence": probabilities.max(axis=1),
             **{f"p_{label}": probabilities[:, i] for i, label in enumerate(classes)},
         }
@@ -574,6 +574,10 @@ class Run:
 
     def __str__(self) -> str:
         return describe_run(self)
+
+    def __fspath__(self) -> str:
+        "So that a run stands where folders of runs are listed."
+        return str(self.folder)
 
 # %% ../nbs/04a_runs.ipynb #a8f3fe57
 def describe_run(run: Run) -> str:

@@ -66,6 +66,8 @@ def test_labels_can_be_given_in_an_order_and_tags_be_renamed():
         ("good bad", {"wanted": "good,good"}, "number of labels 2"),
         ("good bad", {"rename": "good"}, "--rename good: 'good' is not old=new"),
         ("good bad", {"rename": "good=a,good=b"}, "'good' has two new names"),
+        ("positive positive positive. negative", {}, r"'positive.' \(6\) for 'positive' \(12\); .*positive.=positive"),
+        ("very-good very_good bad very-good", {}, r"'very_good' \(6\) for 'very-good' \(12\)"),
         ("good bad", {"rename": "goood=good"}, "--rename goood=good: no post has the tag 'goood'"),
     ],
 )

@@ -133,6 +133,16 @@ def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
             {"folds": 3},
             "the table has folds of its own",
         ),
+        (
+            lambda table: table.assign(split=["val"] * 9 + ["train"] * 27),
+            {"val_ratio": 0.1},
+            "--val-ratio 0.1: the posts to validate on are named in the table",
+        ),
+        (
+            lambda table: table.assign(fold=[str(i % 3) for i in range(36)]),
+            {"val_ratio": 0.2},
+            "--val-ratio 0.2: the posts to validate on are named in the table",
+        ),
         (lambda table: table.assign(image=""), {}, "36 of 36 posts cannot be used; .* p.csv:2: no image"),
     ],
 )
@@ -247,6 +257,17 @@ def test_posts_of_one_half_are_kept_on_demand_and_are_no_copies(tmp_path):
     assert len(posts) == 35 and posts.group["4"] == "4" and posts.group["5"] == "5"
     assert "kept without a text: 2" in str(report) and "kept without a picture: 2" in str(report)
     assert open_image(NO_PICTURE).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_the_audit_says_one_thing_of_a_post_that_lacks_a_half_and_whose_other_half_is_broken(tmp_path):
+    root = write_posts(tmp_path / "posts", POSTS)
+    (root / "data/3.txt").unlink()
+    (root / "data/3.jpg").write_bytes(b"broken")
+    (root / "data/5.jpg").write_bytes(b"broken")
+    (root / "test_without_label.txt").write_text("guid,tag\n5,null\n8,null\n")
+    report = make_splits(Workspace(root, max_bad="9%"), allow_missing=True)
+    assert report.audit.groupby("guid").done.nunique().to_dict() == {"3": 1, "5": 1, "8": 1}
+    assert len(report.audit) == len(pd.read_csv(root / "outputs/audit.csv")) == 5
 
 
 def test_cells_of_one_half_are_kept_on_demand(folder, tmp_path):

@@ -20,7 +20,13 @@ from clipsent_nb.batches import Execution, name_folder
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
-from clipsent_nb.decisions import cross_fit_temperature, fit_calibration, risk_coverage
+from clipsent_nb.decisions import (
+    confidence_at,
+    cross_fit_temperature,
+    fit_calibration,
+    prediction_sets,
+    risk_coverage,
+)
 from clipsent_nb.decoding import open_image
 from clipsent_nb.ensemble import ensemble
 from clipsent_nb.errors import errors
@@ -184,6 +190,12 @@ WRONG_ARGUMENTS = [
     (risk_coverage, {"y_true": ["a"], "probs": [[0.5, 0.5]]}, "y_true, row 0: 'a' is not a class id"),
     (fit_calibration, {"y_true": [], "probs": np.empty((0, 2))}, "y_true: must be a list of one or more class ids"),
     (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]] * 2}, "y_true: must be a list of 2 class ids"),
+    (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]], "folds": 0}, "folds 0: must be at least 2"),
+    (confidence_at, {"confidence": [], "coverage": 0.5}, "confidence_at: 0 posts"),
+    (confidence_at, {"confidence": [0.5], "coverage": 0}, "confidence_at: 1 posts, and a share of 0"),
+    (prediction_sets, {"probs": [[0.5, 0.5]], "threshold": 0.1, "labels": ["a"]}, "labels: 1 names for"),
+    (execute, {"source": "run", "folder": "a", "parameters": [1]}, "parameters: are of type list; give a mapping"),
+    (run_stage, {"only": {"splits": 1}}, "--only {'splits': 1}: must be text"),
     (explain, {"classifier": "a run", "text": "a", "image": "b"}, "classifier: a str cannot be explained"),
 ]
 
@@ -205,6 +217,19 @@ def test_a_preset_of_another_type_is_refused_by_file_and_section(tmp_path, prese
 def test_a_single_path_is_a_list_of_one(tmp_path):
     with pytest.raises(ClipsentError, match="a: holds no finished run"):
         ensemble(Path("a"), workspace=Workspace(tmp_path))
+
+
+def test_runs_stand_for_their_folders_and_a_mapping_for_new_names(run, tmp_path):
+    with pytest.raises(ClipsentError, match="holds no finished run"):
+        ensemble([replace(run, folder=tmp_path), run], workspace=Workspace(run.folder.parents[2]))
+    values = arguments_of(make_splits)(rename={"good": "positive", 1: "negative"})
+    assert values.rename == "good=positive,1=negative"
+
+
+def test_what_is_no_number_in_a_file_is_named_as_it_stands_there(tmp_path):
+    (tmp_path / "s.toml").write_text("[train]\nlr = nan")
+    with pytest.raises(ClipsentError, match="--lr nan must be a finite number"):
+        run_stage(tmp_path / "s.toml", Workspace(tmp_path), only="baseline")
 
 
 def test_a_text_that_says_no_is_no_where_true_would_destroy(tmp_path):
