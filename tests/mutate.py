@@ -113,7 +113,11 @@ EQUIVALENT = {
         "train",
         "if processes.is_main_process and time.monotonic() - saved >= 61 * config.save_minutes:",
     ): "a state is saved a little later",
-    ("state", "epochs=17,"): "settings for the sample; others near them do as well",
+    (
+        "compare",
+        'prompts, blank = [prompt.format(label) for label in labels for prompt in PROMPTS], Image.new("RGB", (8, 9))',
+    ): "nobody looks at this picture",
+    ("state", "epochs=13,"): "settings for the sample; others near them do as well",
     ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
     (
         "features",

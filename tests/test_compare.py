@@ -4,13 +4,16 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from clipsent_nb.compare import (
     REFERENCES,
+    ask_zero_shot,
     compare,
     compare_with_first,
     conclude_ranking,
@@ -91,6 +94,10 @@ def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(projec
     page = render_ranking(found.reset_index())
     assert page.count("<s>") == 4 and "<s>1.000</s>" in page
     assert f"{metrics['unseen_val_f1_macro']:.3f} on the {metrics['unseen_val_posts']} posts not in train" in page
+    posts, contenders, _ = gather_contenders(baseline_of(project), "")
+    words = conclude_ranking(found.reset_index(), posts, contenders)
+    assert "highest of the other runs is `clip`" in words and "chosen among 2 on these posts" in words
+    assert "With one seed nothing is judged" in words
 
 
 def test_no_row_is_struck_out_without_a_leak(project):
@@ -326,6 +333,14 @@ def test_a_post_that_became_unreadable_after_the_splits_is_left_out_of_the_compa
     result = compared(project, str(OPTIMIZE / "clip"), **lenient)  # before and after a baseline exists
     assert set(result.table.model) == {"baseline", "clip", *REFERENCES}
     assert len(Run.load(project / OPTIMIZE / "baseline").predictions) == len(val) - 1
+
+
+@pytest.mark.parametrize(
+    "scale, kind", [(None, "siglip-without-scale"), (torch.tensor(1.0), "vision-text-dual-encoder")]
+)
+def test_towers_that_were_not_trained_together_are_not_asked_without_training(scale, kind):
+    encoder = SimpleNamespace(logit_scale=scale, config=SimpleNamespace(model_type=kind))
+    assert ask_zero_shot(SimpleNamespace(encoder=encoder), (), np.zeros((2, 3)), LABELS) is None
 
 
 def test_texts_without_words_are_named():

@@ -15,10 +15,10 @@ import torch
 
 from clipsent_nb import batches, caches, features, files, hub
 from clipsent_nb.batches import BatchFolder, Execution
-from clipsent_nb.features import compute_dtype
+from clipsent_nb.features import compute_dtype, find_met_posts
 from clipsent_nb.files import ClipsentError, read_table, write_json
 from clipsent_nb.runs import Run, TrainConfig
-from clipsent_nb.state import load_inputs, new_state, sample_config
+from clipsent_nb.state import SAMPLE_SETTINGS, load_inputs, new_state, sample_config
 from clipsent_nb.stats import cross_fit_epoch, seeds_interval
 from clipsent_nb.train import fit, sample_run, training_bar, update
 
@@ -232,3 +232,10 @@ def test_tables_of_posts_have_one_reader():
 
 def test_a_search_uses_no_private_name_of_optuna():
     assert not re.search(r"\b(study|trial)\._", (ROOT / "clipsent_nb/grid.py").read_text(encoding="utf-8"))
+
+
+def test_posts_that_a_model_has_met_are_known_where_its_folder_lists_them(run, tmp_path):
+    inputs = load_inputs(TrainConfig(**{**SAMPLE_SETTINGS, "project_root": run.folder.parents[2]}))
+    met = find_met_posts(run.folder, inputs.train.posts)
+    assert met == inputs.train.guids and find_met_posts(run.folder, inputs.val.posts) == []
+    assert find_met_posts(tmp_path, inputs.train.posts) is find_met_posts(None, inputs.train.posts) is None
