@@ -41,7 +41,7 @@ from .runs import TrainConfig, config_values, resolved_model
 # %% ../nbs/04e_state.ipynb #49d86de4
 SAMPLE_SETTINGS = dict(
     model_name="tiny_clip",
-    epochs=16,
+    epochs=12,
     freeze_epochs=0,
     early_stop=0,
     batch_size=8,
