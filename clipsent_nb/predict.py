@@ -17,11 +17,11 @@ from PIL import Image
 
 from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction_sets
 from clipsent_nb.decoding import pair_posts
-from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import AtLeastOne, ClipsentError, ModelName, Workspace, checked
 from clipsent_nb.hub import fetch_run
 from clipsent_nb.members import Ensemble
 from clipsent_nb.runs import prediction_table, read_predictions
+from clipsent_nb.trained import TrainedModel
 
 BLOCK = 256  # posts that are in memory at a time
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
@@ -142,9 +142,9 @@ class Classifier(PostReader, TrainedModel):
 from dataclasses import replace
 
 from clipsent_nb.data import read_split
-from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
 from clipsent_nb.posts import LEFT_OUT, files_by_guid, find_pairs, read_list
+from clipsent_nb.trained import find_met_posts
 
 
 def read_test_posts(

@@ -26,20 +26,16 @@ from transformers import (
 )
 
 from clipsent_nb.caches import tokenizer_fingerprint
+from clipsent_nb.encoders import check_encoder, check_parts, load_encoder, load_processors, text_features
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.hub import encoder_identity, fetch_encoder
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import (
     DualEncoderClassifier,
-    check_encoder,
-    check_parts,
-    load_encoder,
     load_exact,
-    load_processors,
     read_weights,
     save_weights,
     set_trainable,
-    text_features,
     tower_of,
     trainable_names,
 )
