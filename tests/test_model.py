@@ -248,7 +248,7 @@ def test_the_probe_leaves_the_mode_as_it_was(tiny):
 
 def test_a_folder_is_loaded_once_until_it_changes(tmp_path, tiny, monkeypatch):
     folder, loaded = Path(shutil.copytree(tiny, tmp_path / "tiny")), []
-    monkeypatch.setattr("clipsent_nb.model.check_parts", lambda *parts: loaded.append(parts[-1]))
+    monkeypatch.setattr("clipsent_nb.encoders.check_parts", lambda *parts: loaded.append(parts[-1]))
     before = encoder_identity(folder)
     for _ in range(3):
         check_encoder(folder)
