@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .copies import CONTENT, duplicate_groups, inspect_posts
-from .decoding import LEGACY
+from .decoding import LEGACY, check_encoding
 from clipsent_nb.files import (
     ClipsentError,
     Listing,
@@ -28,7 +28,6 @@ from clipsent_nb.files import (
     checked,
     digest,
     first_few,
-    flag_of,
     read_table,
     write_count,
     write_together,
@@ -46,7 +45,7 @@ from clipsent_nb.posts import (
     settle_problems,
     write_stand_ins,
 )
-from .tables import Columns
+from .tables import Columns, refuse_columns
 
 # %% ../nbs/00_data.ipynb #3af0ad4d
 from clipsent_nb.labels import LABELS, find_labels, order_labels
@@ -230,7 +229,9 @@ def _report_lines(report: SplitReport) -> list[str]:
     entries = write_count(len(report.audit), "entry", "entries")
     lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {entries}"]
     lacking = {"text": report.posts.start.eq(""), "picture": report.posts.image_digest.eq(digest(NO_PICTURE))}
-    lines += [f"kept without a {name}: {which.sum()}" for name, which in lacking.items() if which.any()]
+    lines += [
+        f"kept without a {name}: {report.posts.guid[which].nunique()}" for name, which in lacking.items() if which.any()
+    ]
     lines += [f"  {count:5} {what}" for what, count in Counter(report.audit.problem).most_common(8)]
     lines += [f"  named in {outputs / 'audit.csv'}"] * bool(len(report.audit)) + [f"written to {report.folder}"]
     if absent := [label for label in LABELS if label not in report.labels and set(report.labels) < set(LABELS)]:
@@ -324,17 +325,9 @@ def _check_settings(folds: int, encoding: str, table: Path | None, columns: Colu
         raise ClipsentError(f"--folds {folds}", "must be 0 or at least 2")
     if table and mvsa:
         raise ClipsentError("--table and --mvsa", "say where the labels are in two ways", todo="give one of them")
-    if not table and (
-        named := [flag_of(name) for name in vars(columns) if getattr(columns, name, None) and name != "given"]
-    ):
-        raise ClipsentError(named[0], "is a column of no table", todo="say which with --table")
-    try:
-        b"a".decode("utf-8" if encoding == "auto" else encoding)
-    except UnicodeDecodeError:  # utf-16, of which a letter is no text
-        pass
-    except (LookupError, ValueError) as error:
-        known = "auto, utf-8, gb18030, cp1252, big5, shift_jis and euc_kr are some of those that there are"
-        raise ClipsentError(f"--encoding {encoding}", "no such encoding", todo=known) from error
+    if not table:
+        refuse_columns(columns, "say which with --table")
+    check_encoding(encoding)
 
 
 def _check_parts(posts: pd.DataFrame, val_ratio: float) -> None:
