@@ -12,8 +12,9 @@ import transformers
 from common import CPU, DTYPES, in_own_process, interleave, parser, private_memory, seconds_and_peak, write_figures
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from clipsent_nb.encoders import quiet_transformers
 from clipsent_nb.features import autocast
-from clipsent_nb.model import DualEncoderClassifier, quiet_transformers
+from clipsent_nb.model import DualEncoderClassifier
 
 TOKENS = 25  # of a text, where they are not padded to full length
 DTYPE = next(iter(DTYPES.values()))

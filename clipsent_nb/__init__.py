@@ -21,7 +21,7 @@ _HOMES = {
     "TrainConfig": "runs",
     "Run": "runs",
     "fit": "train",
-    "TrainedModel": "features",
+    "TrainedModel": "trained",
     "optimize": "grid",
     "run_many": "batches",
     "mine": "badcases",

@@ -22,10 +22,10 @@ from .labels import LABELS
 from .runs import Share
 
 # %% ../nbs/09_badcases.ipynb #46bac059
-from .features import find_met_posts
 from .inputs import content_fingerprint, find_files, refresh_content
 from .members import load_model
 from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values
+from .trained import find_met_posts
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
 from clipsent_nb.files import write_together

@@ -110,10 +110,11 @@ def make_reference(name: str, probabilities: np.ndarray) -> Contender:
 import torch
 from PIL import Image
 
+from clipsent_nb.encoders import load_encoder
 from clipsent_nb.features import TOWERS, compute_dtype, encode, find_device, kept_features
 from clipsent_nb.hub import encoder_identity
 from clipsent_nb.inputs import inputs_from_memory
-from clipsent_nb.model import DualEncoderClassifier, load_encoder
+from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.state import load_inputs
 
 PROMPTS = ("a {} post", "a picture with a {} mood", "a photo that makes people feel {}", "the feeling is {}")

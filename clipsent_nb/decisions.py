@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .objective import apply_temperature, check_ids, class_names, fit_temperature, score
 from .files import ClipsentError
+from .objective import apply_temperature, check_ids, class_names, fit_temperature, score
 from .stats import group_numbers
 
 # %% ../nbs/03b_decisions.ipynb #dd366726

@@ -20,7 +20,7 @@ def answer_post(
     classifier: Classifier | EnsembleClassifier,
     text: str | None,  # As it was written
     image: Path | str | None,  # A file
-    threshold: float = 0.0,  # An answer with less confidence is none
+    threshold: float | None = None,  # An answer with less confidence is none
 ) -> tuple[dict[str, float], str, "Figure | None"]:
     """The probability of each class, how sure the answer is, and what it rests on.
 
@@ -28,7 +28,7 @@ def answer_post(
     """
     answer = classifier.predict([text or None], [image or None]).iloc[0]
     sentence = f"**{answer.pred_label}**, with a confidence of {answer.confidence:.2f}."
-    if answer.confidence < threshold:
+    if answer.confidence < (threshold or 0.0):
         sentence = f"**No answer:** the confidence is {answer.confidence:.2f}, and {threshold:.2f} is asked for."
     whole = text and image and not isinstance(classifier, EnsembleClassifier)
     figure = draw_explanation(explain(classifier, text, image)) if whole else None

@@ -181,10 +181,10 @@ def all_train_posts(
 # %% ../nbs/12a_ensemble.ipynb #421a3f95
 from clipsent_nb.data import read_split
 from clipsent_nb.decisions import fit_calibration
-from clipsent_nb.features import calibrate
 from clipsent_nb.inputs import copies_in, refresh_content
 from clipsent_nb.objective import score
 from clipsent_nb.stats import cross_fit_answers, seeds_interval
+from clipsent_nb.trained import calibrate
 
 
 def leaked_guids(
@@ -345,8 +345,9 @@ def place_members(
 # %% ../nbs/12a_ensemble.ipynb #0f340453
 import torch
 
-from clipsent_nb.features import TrainedModel, encode, head_probabilities
+from clipsent_nb.features import encode, head_probabilities
 from clipsent_nb.model import load_exact, read_weights, write_weights
+from clipsent_nb.trained import TrainedModel
 
 START = ("seed", "head_variant", "text_pooling", "image_pooling", "ablate_text", "ablate_image")
 

@@ -217,8 +217,8 @@ def describe_posts(
     return found.join(pd.DataFrame.from_dict(traits, orient="index"), how="inner"), problems
 
 # %% ../nbs/10_errors.ipynb #590302be
-from clipsent_nb.features import TrainedModel
 from clipsent_nb.inputs import PairInputs
+from clipsent_nb.trained import TrainedModel
 
 
 def predict_alone(

@@ -63,7 +63,7 @@ def record_attention(
 # %% ../nbs/11a_explain.ipynb #f9fd76a5
 import numpy as np
 
-from clipsent_nb.model import image_features
+from clipsent_nb.encoders import image_features
 
 
 def attention_heat(
@@ -153,9 +153,9 @@ from collections.abc import Sequence
 from PIL import Image
 
 from clipsent_nb.decoding import pair_posts
-from clipsent_nb.features import TrainedModel
+from clipsent_nb.encoders import text_features
 from clipsent_nb.inputs import inputs_from_memory, text_batch
-from clipsent_nb.model import text_features
+from clipsent_nb.trained import TrainedModel
 
 LARGEST_BATCH = 32  # texts that the tower reads together
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODING_BATCH', 'TOWERS', 'process_state', 'find_device', 'agree', 'bf16_able', 'bf16_fast', 'compute_dtype',
-           'autocast', 'tower_batch', 'encode', 'head_probabilities', 'kept_features', 'Features', 'calibrate',
-           'find_met_posts', 'TrainedModel']
+           'autocast', 'tower_batch', 'encode', 'head_probabilities', 'kept_features', 'Features']
 
 # %% ../nbs/04b_features.ipynb #0d190236
 import errno
@@ -13,38 +12,20 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .cleaning import active_rules
-from clipsent_nb.files import (
-    ClipsentError,
-    Workspace,
-    checked,
-    digest,
-    first_few,
-    first_line,
-    format_message,
-    log,
-    progress_bar,
-    read_json,
-    read_table,
-)
-from .hub import fetch_encoder, fetch_run
-from .objective import adjust_probabilities, apply_temperature
-from .posts import NO_PICTURE
-from .runs import TrainConfig, prediction_table, resolved_model
+from .files import ClipsentError, digest, first_line, format_message, log, progress_bar
+from .runs import TrainConfig
 
 # %% ../nbs/04b_features.ipynb #58a80fde
 @lru_cache(maxsize=1)
@@ -131,28 +112,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 # %% ../nbs/04b_features.ipynb #9be07999
-from clipsent_nb.caches import ImagePreprocessor, Ragged, RowStore, fill, tokenizer_fingerprint
-from clipsent_nb.inputs import (
-    PairInputs,
-    bucketed_batches,
-    copies_in,
-    image_batch,
-    inputs_from_memory,
-    load_posts,
-    text_batch,
-    to_device,
-)
+from clipsent_nb.caches import Ragged, RowStore, fill
+from clipsent_nb.encoders import Tower, feature_widths
+from clipsent_nb.inputs import PairInputs, bucketed_batches, image_batch, text_batch, to_device
 from clipsent_nb.model import (
     BELOW_THE_BLOCKS,
     DualEncoderClassifier,
-    Tower,
     block_stack,
-    check_parts,
-    feature_widths,
-    load_encoder,
-    load_exact,
-    load_processors,
-    read_weights,
     replace_block_input,
     set_trainable,
     tower_of,
@@ -512,207 +478,3 @@ def compile_widths(compute: Callable) -> Callable:
 
     torch._dynamo.config.recompile_limit = 64  # widths times full and last batches, with and without gradient
     return torch.compile(compute, dynamic=False)
-
-# %% ../nbs/04b_features.ipynb #d0719800
-def calibrate(
-    probs: np.ndarray,  # Of the head [N, C]
-    adjustment: Mapping[str, object] | None = None,  # tau and shares for `adjust_probabilities`
-    temperature: float = 1.0,  # Above 0; 1 changes nothing
-) -> np.ndarray:
-    "Probabilities [N, C] as they are shipped: adjusted if that was asked for, then scaled by a temperature."
-    if adjustment:
-        probs = adjust_probabilities(probs, **adjustment)
-    return probs if temperature == 1 else apply_temperature(np.log(np.clip(probs, 1e-12, None)), temperature)
-
-
-def find_met_posts(
-    folder: Path | None,  # Of a model
-    posts: pd.DataFrame,  # From `refresh_content`
-) -> list[str] | None:
-    "Guids of the posts on which, or on near-copies of which, a model was trained; None if its folder lists no posts."
-    known = folder and folder / "train_posts.csv"
-    return copies_in(posts, read_table(known)) if known and known.is_file() else None
-
-# %% ../nbs/04b_features.ipynb #687f00c6
-@dataclass
-class TrainedModel:
-    "The best weights of a run, ready to predict."
-
-    model: DualEncoderClassifier
-    tokenizer: object
-    image_processor: object
-    config: Mapping[str, object]  # settings of the run
-    device: torch.device
-    dtype: torch.dtype  # what it computes in
-    adjustment: Mapping[str, object] | None = None  # tau and shares for `adjust_probabilities`, if the run asked for it
-    temperature: float = 1.0  # of its probabilities, fitted on the validation posts
-    folder: Path | None = None  # the run folder
-
-    @classmethod
-    @checked
-    def load(
-        cls,
-        run: Path | str,  # A run folder or a weights file, relative to the project root; or org/name on the hub
-        workspace: Workspace = Workspace(),  # Where the project is
-        model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
-        device: torch.device | str | None = None,  # Where to compute; default: the best that this machine has
-    ) -> Self:
-        """Load the best weights of a run; a device without its numbers computes in float32.
-
-        Raises ClipsentError if there are none, they are damaged, or they do not fit the encoder.
-        """
-        weights = fetch_run(run, workspace)
-        weights = weights / "best.pt" if weights.is_dir() else weights
-        state, config = read_weights(weights)
-        if (weights.parent / "last.pt").is_file():
-            log.warning("%s: not finished; these are its best weights so far", weights.parent)
-        encoder = weights.parent / "encoder"
-        if not encoder.is_dir():
-            name = resolved_model(model_name or str(config["model_name"]), workspace)
-            encoder = fetch_encoder(name, workspace.offline, weights=False)
-        names = ("head_variant", "dropout", "ablate_text", "ablate_image", "precision")
-        if lacking := [name for name in names if name not in config]:
-            what = f"its settings have no {first_few(lacking)}"
-            raise ClipsentError(f"--weights {weights}", what, todo="give a run's best.pt")
-        settings = {name: config[name] for name in (*names[:4], "labels")}
-        model = DualEncoderClassifier(load_encoder(encoder, weights=False), **settings)
-        built = f"the head {config['head_variant']} and the encoder in {encoder}"
-        load_exact(model, state, weights, built, config["labels"])
-        processors = load_processors(encoder)
-        check_parts(model.encoder, *processors, encoder)
-        try:
-            device = torch.device(device) if device else find_device()
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ClipsentError(f"device {device}", "no such device on this machine", todo="leave it out") from error
-        try:
-            dtype = compute_dtype(str(config["precision"]), device)
-        except ClipsentError:
-            dtype = torch.float32
-        fitted, metrics = config.get("fitted", {}), weights.parent / "metrics.json"
-        if config.get("logit_adjustment") and not fitted and metrics.is_file():  # of an older version
-            fitted = {"adjustment": read_json(metrics).get("logit_adjustment")}
-        return cls(model.to(device).eval(), *processors, config, device, dtype, **fitted, folder=weights.parent)
-
-    @property
-    def processors(self) -> tuple:
-        "Tokenizer and image processor."
-        return self.tokenizer, self.image_processor
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        "Names of the classes, in class order [C]."
-        return self.model.labels
-
-    def encode(
-        self, inputs: PairInputs, batch_size: int = ENCODING_BATCH, kept: Mapping[Tower, Tensor] = {}
-    ) -> tuple[Tensor, Tensor]:
-        "Text features and image features of prepared posts, float32 [N, width]; those of `kept` are not computed."
-        towers, found = [tower for tower in TOWERS if tower not in kept], {}
-        if towers:
-            parts = encode(self.model, inputs, self.device, self.dtype, batch_size, towers=towers)
-            found = dict(zip(TOWERS, parts, strict=True))
-        found |= kept
-        return found["text"], found["image"]
-
-    def find_kept(self, inputs: PairInputs, folder: Path) -> dict[Tower, Tensor]:
-        "What the towers that the run did not train make of posts; computed once for all runs with this encoder."
-        described = self.folder and self.folder / "config.json"
-        encoder = read_json(described).get("encoder") if described and described.is_file() else None
-        if not encoder or len(inputs) < ENCODING_BATCH:  # fewer are computed as many
-            return {}
-        names = "text_tower image_tower trainable_blocks ablate_text ablate_image".split()
-        trained = TrainConfig(**{name: self.config[name] for name in names if name in self.config}).blocks
-        where = folder, self.device, self.dtype
-        frozen = [tower for tower in TOWERS if trained[tower] == 0]
-        return {tower: kept_features(self.model, encoder, inputs, *where, tower) for tower in frozen}
-
-    def feature_probabilities(self, features: tuple[Tensor, Tensor]) -> np.ndarray:
-        "Class probabilities [N, C] from features, adjusted and calibrated as the run says."
-        found = head_probabilities(self.model, features)
-        return calibrate(found, self.adjustment, self.temperature)
-
-    def probabilities(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> np.ndarray:
-        "Class probabilities [N, C] of prepared posts."
-        if not len(inputs):
-            return np.empty((0, len(self.labels)))
-        return self.feature_probabilities(self.encode(inputs, batch_size))
-
-    @cached_property
-    def may_lack(self) -> set[Tower]:
-        "Without what a post can be answered: what was dropped in training, never used, or missing in a training post."
-        known = self.folder and self.folder / "train_posts.csv"
-        posts = read_table(known) if known and known.is_file() else pd.DataFrame()
-        empty = {"text": digest(b""), "image": digest(NO_PICTURE)}
-        return {
-            tower
-            for tower in TOWERS
-            if self.config.get("modality_dropout")
-            or self.config.get(f"ablate_{tower}")
-            or empty[tower] in set(posts.get(f"{tower}_digest", ()))
-        }
-
-    @cached_property
-    def reading(self) -> str:
-        "A digest of what decides how a post in memory becomes tensors."
-        pixels = ImagePreprocessor.from_processor(self.image_processor).fingerprint
-        return digest(repr([tokenizer_fingerprint(self.tokenizer), pixels, active_rules(self.config)]).encode())
-
-    @cached_property
-    def tower_digests(self) -> dict[Tower, str]:
-        "A digest of what decides the features that each tower makes of tensors."
-        found = {}
-        for tower in TOWERS:
-            ablated = getattr(self.model, f"ablate_{tower}")
-            parts = [self.dtype, ablated, getattr(self.model.encoder.config, f"{tower}_pooling", "own")]
-            for name, value in self.model.encoder.state_dict().items():
-                if tower_of(name) == tower:
-                    parts += [name, digest(value.cpu().numpy().tobytes())]
-            found[tower] = digest(repr(parts).encode())
-        return found
-
-    def read_memory(self, texts: Sequence[str | None], images: Sequence, first: int = 0) -> PairInputs:
-        "Posts in memory as this model reads them, see `inputs_from_memory`; None stands for what a post lacks."
-        words, pictures = [text or "" for text in texts], [NO_PICTURE if one is None else one for one in images]
-        return inputs_from_memory(words, pictures, self.processors, self.config, first=first)
-
-    def memory_answers(self, features: tuple[Tensor, Tensor], texts: Sequence, images: Sequence) -> np.ndarray:
-        "Class probabilities [N, C] from features of posts in memory; None stands for what a post lacks."
-        dropped = bool(self.config.get("modality_dropout"))
-        return self.feature_probabilities(blank_missing(features, texts, images) if dropped else features)
-
-    def memory_probabilities(
-        self,
-        texts: Sequence[str | None],  # Raw texts; None: the post has none, see `may_lack`
-        images: Sequence,  # As many, see `open_image`; None: the post has none
-        first: int = 0,  # The number of the first post in messages
-        batch_size: int = ENCODING_BATCH,  # Posts at a time
-    ) -> np.ndarray:
-        "Class probabilities [N, C] of posts in memory."
-        if not len(texts):
-            return np.empty((0, len(self.labels)))
-        features = self.encode(self.read_memory(texts, images, first), batch_size)
-        return self.memory_answers(features, texts, images)
-
-    def read_posts(
-        self, posts: pd.DataFrame | Path, workspace: Workspace = Workspace(), where: object = "posts"
-    ) -> PairInputs:
-        "Posts of a table as this model reads them; see `load_posts`."
-        return load_posts(posts, self.processors, self.config, workspace, where)
-
-    def predict_posts(
-        self,
-        posts: pd.DataFrame | Path,  # A table with guid, text_path, image_path, and label where known; or its file
-        workspace: Workspace = Workspace(),  # Where the posts are, and how many may be left out
-        where: object = "posts",  # What messages call the table
-        batch_size: int = ENCODING_BATCH,  # Posts at a time
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The posts that can be read, and the columns of val_predictions.csv for them.
-
-        Raises ClipsentError if more posts cannot be used than the workspace allows, or for an unknown label.
-        """
-        inputs, probabilities = self.read_posts(posts, workspace, where), np.empty((0, len(self.labels)))
-        if len(inputs):
-            kept = self.find_kept(inputs, workspace.cache / "features")
-            probabilities = self.feature_probabilities(self.encode(inputs, batch_size, kept))
-        return inputs.posts, prediction_table(inputs.posts, inputs.labels, probabilities, self.labels)

@@ -132,7 +132,8 @@ def load_words(
 # %% ../nbs/04d_members.ipynb #7663673d
 from typing import Self
 
-from .features import ENCODING_BATCH, TrainedModel, calibrate
+from .features import ENCODING_BATCH
+from .trained import TrainedModel, calibrate
 
 
 @dataclass(frozen=True)

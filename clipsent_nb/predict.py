@@ -17,11 +17,11 @@ from PIL import Image
 
 from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction_sets
 from clipsent_nb.decoding import pair_posts
-from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import AtLeastOne, ClipsentError, ModelName, Workspace, checked
 from clipsent_nb.hub import fetch_run
 from clipsent_nb.members import Ensemble
 from clipsent_nb.runs import prediction_table, read_predictions
+from clipsent_nb.trained import TrainedModel
 
 BLOCK = 256  # posts that are in memory at a time
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
@@ -142,22 +142,24 @@ class Classifier(PostReader, TrainedModel):
 from dataclasses import replace
 
 from clipsent_nb.data import read_split
-from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
-from clipsent_nb.posts import LEFT_OUT, files_by_guid, find_pairs, read_list
+from clipsent_nb.posts import LEFT_OUT, LISTS, files_by_guid, find_pairs, read_list
+from clipsent_nb.trained import find_met_posts
 
 
 def read_test_posts(
     workspace: Workspace,  # Its data root holds data/ and the list
     path: Path,  # Lines like 'guid,null', or a split file
+    encoding: str = "auto",  # Of the list and of texts that are not UTF-8; auto: decided by their bytes
 ) -> pd.DataFrame:
     """The pairs table of the test posts, one row per line and in the same order.
 
     Raises ClipsentError that names the lines or guids that cannot be used.
     """
+    own = {} if encoding == "auto" else {"encoding": encoding}
     if path.suffix.lower() == ".csv":
-        return read_split(path)
-    rows, odd = read_list(path)
+        return read_split(path).assign(**own)
+    rows, odd = read_list(path, **own)
     if rows.empty:
         raise ClipsentError(path, "no posts to label", todo="it should hold lines like 'guid,tag'")
     pairs, missing = find_pairs(rows.assign(label=""), files_by_guid(workspace.posts_root / "data"))
@@ -165,7 +167,7 @@ def read_test_posts(
     if lost:
         what = f"no prediction file was written, because of {first_few(lost)}"
         raise ClipsentError(path, what, todo="add the files, or remove the rows")
-    return pairs
+    return pairs.assign(**own)
 
 # %% ../nbs/11_predict.ipynb #5a7e0007
 def warn_of_training_posts(
@@ -192,6 +194,7 @@ from clipsent_nb.tables import (
     names_files,
     picture_cell,
     read_cells,
+    refuse_columns,
 )
 
 
@@ -241,21 +244,22 @@ def read_rows(
         first += len(cells)
 
 # %% ../nbs/11_predict.ipynb #d69e3f0c
-from clipsent_nb.decoding import read_text
+from clipsent_nb.decoding import LEGACY, TRAINED_ON_BOTH, check_encoding, read_text
 from clipsent_nb.files import digest
 
 
 def open_part(part: pd.DataFrame, encoding: str) -> pd.DataFrame:
-    "Posts in memory: texts in place of their files, and a column image_digest; pictures stay where they are."
-    texts, digests = [], []
+    "Posts in memory: texts in place of their files, and columns encoding and image_digest; pictures stay where they are."
+    texts, digests, encoding = [], [], "" if encoding == "auto" else encoding
     for text, image in zip(part.text, part.image, strict=True):
         try:
-            texts.append(read_text(text, "" if encoding == "auto" else encoding)[0] if isinstance(text, Path) else text)
+            texts.append(read_text(text, encoding) if isinstance(text, Path) else (text, "utf-8"))
         except OSError as error:
             raise ClipsentError(text, "no such text, or not readable") from error
         content = image.read_bytes() if isinstance(image, Path) and image.is_file() else image
         digests.append(digest(content) if isinstance(content, bytes) else "")
-    return part.assign(text=texts, image_digest=digests)
+    opened = pd.DataFrame(texts, columns=["text", "encoding"], index=part.index, dtype=object)
+    return part.assign(text=opened.text, encoding=opened.encoding, image_digest=digests)
 
 
 def answer_part(
@@ -270,6 +274,9 @@ def answer_part(
     Raises ClipsentError that names the post that cannot be used.
     """
     try:
+        for kind, noun in (("text", "text"), ("image", "picture")):
+            if kind not in classifier.may_lack and (lacking := part.guid[part[kind].isna()].tolist()):
+                raise ClipsentError(f"guid {lacking[0]}", f"has no {noun}", todo=TRAINED_ON_BOTH)
         block = list(pair_posts(part.text, part.image, batch_size, classifier.may_lack, first))
         table = classifier._predict_block(block, first, batch_size)
     except ClipsentError as error:
@@ -295,17 +302,21 @@ def answer_parts(
     encoding: str,  # Of texts
     batch_size: int,  # Posts that the model looks at together
 ) -> list[Path]:
-    "The files of the answers, in order; those that are there are not computed again."
-    files, first = [], 1
+    "The files of the answers, in order; those that are there are not computed again. A warning names guessed encodings."
+    files, first, guessed = [], 1, []
     with progress_bar(description="labelling", unit="post") as bar:
         for part in parts:
             part = open_part(part, encoding)
-            key = digest(repr([known, first, part.drop(columns="image").values.tolist()]).encode())
+            guessed += [f"{row.guid} ({row.encoding})" for row in part.itertuples() if row.encoding in LEGACY]
+            key = digest(repr([known, first, part.drop(columns=["image", "encoding"]).values.tolist()]).encode())
             files.append(folder / f"{len(files):06}-{key}.csv")
             if not files[-1].is_file():
                 write_csv(answer_part(classifier, part, source, first, batch_size), files[-1])
             first += len(part)
             bar.update(len(part))
+    if guessed and encoding == "auto":
+        what = f"the encoding of {write_count(len(guessed), 'text')} is a guess: guid {first_few(guessed)}"
+        log.warning("warning: %s: %s; if it is another, name it by --encoding", source, what)
     return files
 
 
@@ -389,11 +400,12 @@ def label_listed(
     workspace: Workspace,  # Where everything is
     outputs: tuple[Path, Path],  # Receive the tags, and the probabilities
     threshold: float,  # Answers with less confidence are marked
-    batch_size: int,  # Posts that the model looks at together
+    how: Mapping[str, object],  # encoding and batch_size
 ) -> tuple[Counter, int]:
     "Answer the posts of a list through the caches, and write both files; how many have each tag, and are abstained."
     whole = replace(workspace, strict=True)  # a row that is left out would be missed
-    posts, table = classifier.predict_posts(read_test_posts(workspace, source), whole, source, batch_size)
+    posts = read_test_posts(workspace, source, how["encoding"])
+    posts, table = classifier.predict_posts(posts, whole, source, how["batch_size"])
     table = table.rename(columns={"pred_label": "tag"}).assign(abstained=table.confidence < threshold)
     names = [f"p_{label}" for label in classifier.labels]
     details = table[["guid", "tag", *names, "confidence", "abstained"]]
@@ -417,7 +429,8 @@ def predict_file(
     weights: Path,  # A run folder, its best.pt or an ensemble, relative to the project root; or org/name on the hub
     workspace: Workspace = Workspace(),
     output: Path | None = None,  # Relative to the project root; default: outputs/test_with_label_clip_aug.txt
-    test_file: Path = Path("test_without_label.txt"),  # A list, split file, table or folder; under the data root
+    test_file: Path
+    | None = None,  # List, split file, table or folder in the data root; default: test_without_label.txt
     text: str | None = None,  # Instead of a file, the text of one post; the answer is printed
     image: Path | None = None,  # And its picture; relative to the project root
     columns: Columns = Columns(),  # What the columns of a table are called
@@ -436,22 +449,27 @@ def predict_file(
     """
     if abstain_below is not None and coverage is not None:
         raise ClipsentError("--abstain-below and --coverage", "say the same", todo="give one of them")
-    path, source = workspace.resolve(output or ANSWERS), workspace.posts_root / test_file
+    alone, how = text is not None or image is not None, {"encoding": encoding, "batch_size": batch_size}
+    if alone and (ignored := "--test-file" if test_file else "--encoding" if encoding != "auto" else ""):
+        raise ClipsentError(ignored, "says nothing of the post of --text and --image", todo="leave it out")
+    check_encoding(encoding)
+    path, source = workspace.resolve(output or ANSWERS), workspace.posts_root / (test_file or LISTS["test"])
+    if alone or is_listed(source) or (source.is_dir() and not is_saved_dataset(source)):
+        refuse_columns(columns, "say which with --test-file")
     outputs = path, path.with_name(f"{path.stem}_probabilities.csv")
     for file in outputs:
         check_output(file, [source, workspace.resolve(weights)], workspace)
-    classifier, alone = Classifier.load(weights, workspace, model_name), text is not None or image is not None
+    classifier = Classifier.load(weights, workspace, model_name)
     threshold = abstain_below or 0.0 if coverage is None else classifier.confidence_at(coverage)
     if alone and output is None:
         answers = classifier.predict([text], [image and workspace.resolve(image)])
         return describe_answer(answers.iloc[0], classifier.labels, threshold)
     if is_listed(source) and not alone:
-        tags, abstained = label_listed(classifier, source, workspace, outputs, threshold, batch_size)
+        tags, abstained = label_listed(classifier, source, workspace, outputs, threshold, how)
     else:
         rows = {"guid": ["1"], "text": [text], "image": [image and workspace.resolve(image)]}
         own = [pd.DataFrame(rows, dtype=object)] if alone else None
         parts = own or find_parts(source, columns, workspace, encoding, classifier.may_lack)
-        how = {"encoding": encoding, "batch_size": batch_size}
         tags, abstained = label_posts(classifier, parts, source, outputs, threshold, how)
     answers = ", ".join(f"{tags[label]} {label}" for label in classifier.labels)
     unsure = f"; {abstained} abstained, below a confidence of {threshold:.3f}" if threshold else ""

@@ -74,9 +74,10 @@ from functools import cached_property
 
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import LONGEST_TEXT, read_text
-from clipsent_nb.features import TrainedModel, autocast
+from clipsent_nb.features import autocast
 from clipsent_nb.inputs import PairInputs, refresh_content
 from clipsent_nb.members import load_model, need_single
+from clipsent_nb.trained import TrainedModel
 
 
 @dataclass
@@ -120,7 +121,7 @@ def load_probe(
 
 # %% ../nbs/08_robustness.ipynb #90862fd1
 from clipsent_nb.corruptions import corrupt_pixels
-from clipsent_nb.model import image_features
+from clipsent_nb.encoders import image_features
 
 
 @torch.no_grad()
@@ -143,8 +144,8 @@ def encode_damaged_images(
 from clipsent_nb.caches import text_limit, tokenize
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.corruptions import corrupt_text
+from clipsent_nb.encoders import text_features
 from clipsent_nb.inputs import bucketed_batches, text_batch
-from clipsent_nb.model import text_features
 
 
 @torch.no_grad()
@@ -226,8 +227,8 @@ def predict_condition(
     return probe.trained.feature_probabilities((text, image)).argmax(axis=1)
 
 # %% ../nbs/08_robustness.ipynb #eb3836e3
-from clipsent_nb.features import find_met_posts
 from clipsent_nb.files import read_table
+from clipsent_nb.trained import find_met_posts
 
 
 def describe_met_posts(

@@ -25,6 +25,7 @@ import torch
 from pydantic import BeforeValidator, Field
 
 import clipsent_nb
+from .encoders import Pooling
 from clipsent_nb.files import (
     ClipsentError,
     ModelName,
@@ -45,7 +46,7 @@ from clipsent_nb.files import (
     write_json,
 )
 from .labels import LABELS, find_labels
-from .model import Blocks, HeadVariant, Pooling
+from .model import Blocks, HeadVariant
 from .objective import LossName, Weighting, absent_classes, adjust_probabilities, describe_absent
 
 # %% ../nbs/04a_runs.ipynb #9ec16975

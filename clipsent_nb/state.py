@@ -20,22 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from .data import read_split
+from .encoders import check_encoder, join_towers, load_encoder, load_processors
 from .files import ClipsentError, digest, first_few, locked, replace_file
 from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, copies_in, load_posts, refresh_content
 from .labels import find_labels
-from clipsent_nb.model import (
-    DualEncoderClassifier,
-    add_lora,
-    check_encoder,
-    join_towers,
-    layer_depths,
-    load_encoder,
-    load_exact,
-    load_processors,
-    tower_of,
-    trainable_names,
-)
+from .model import DualEncoderClassifier, add_lora, layer_depths, load_exact, tower_of, trainable_names
 from .runs import TrainConfig, config_values, resolved_model
 
 # %% ../nbs/04e_state.ipynb #49d86de4

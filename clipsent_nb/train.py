@@ -382,7 +382,7 @@ def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str])
 # %% ../nbs/04_train.ipynb #c4cadaec
 from clipsent_nb.card import find_licence, write_card
 from clipsent_nb.decisions import fit_calibration
-from clipsent_nb.features import calibrate
+from clipsent_nb.trained import calibrate
 
 
 def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConfig) -> None:

@@ -48,6 +48,16 @@ def test_the_page_answers_like_the_classifier_and_keeps_nothing(tmp_path, monkey
     page.close(verbose=False)
 
 
+def test_no_confidence_that_is_asked_for_is_none():
+    class Sure:
+        labels = ("a", "b")
+
+        def predict(self, texts: list, images: list) -> pd.DataFrame:
+            return pd.DataFrame({"pred_label": ["a"], "confidence": [0.5], "p_a": [0.5], "p_b": [0.5]})
+
+    assert "**a**" in demo.answer_post(Sure(), "so good", None, None)[1]
+
+
 def test_a_table_on_the_page_reads_no_file_of_this_machine(tmp_path):
     class Blind:
         may_lack, labels = frozenset(), ("a", "b")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipsent_nb import features
+from clipsent_nb import trained
 from clipsent_nb.cli import main
 from clipsent_nb.data import read_split
 from clipsent_nb.ensemble import WEIGHING, cross_fit_ensemble, ensemble
@@ -68,8 +68,8 @@ def test_what_is_alike_in_members_is_run_once(root, monkeypatch):
     found, posts = Classifier.load(root / OPTIMIZE / "ensemble"), read_split(root / "outputs/splits/val.csv").head(3)
     texts, pictures = list("abc"), [root / path for path in posts.image_path]
     single = [one.memory_probabilities(texts, pictures) for one in found.members]
-    encode, calls = features.encode, []
-    monkeypatch.setattr(features, "encode", lambda *given, **how: calls.append(1) or encode(*given, **how))
+    encode, calls = trained.encode, []
+    monkeypatch.setattr(trained, "encode", lambda *given, **how: calls.append(1) or encode(*given, **how))
     np.testing.assert_allclose(found.memory_probabilities(texts, pictures), found.combine(single), atol=1e-6)
     assert len(found.members) == 3 and len(calls) == 1  # the two runs have equal towers
     with torch.no_grad():

@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 from clipsent_nb import explain as module
+from clipsent_nb.encoders import load_encoder, load_processors
 from clipsent_nb.explain import Explanation, deletion_curves, deletion_gap, draw_explanation, explain
-from clipsent_nb.features import TrainedModel
-from clipsent_nb.model import DualEncoderClassifier, load_encoder, load_processors
+from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.sample import tiny_clip
+from clipsent_nb.trained import TrainedModel
 
 torch.set_num_threads(1)
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from clipsent_nb.encoders import load_encoder, load_processors
 from clipsent_nb.export import OnnxClassifier, export, write_export
-from clipsent_nb.features import calibrate
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import inputs_from_memory
-from clipsent_nb.model import DualEncoderClassifier, load_encoder, load_processors
+from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.runs import RunFolder
 from clipsent_nb.sample import tiny_clip
+from clipsent_nb.trained import calibrate
 
 torch.set_num_threads(1)
 TEXTS = ["What a good day", "bad", "so many words that the text is much longer than the others of its batch"]

@@ -9,7 +9,6 @@ import pytest
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.ensemble import ensemble
-from clipsent_nb.features import TrainedModel
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table
 from clipsent_nb.inputs import load_posts
 from clipsent_nb.labels import LABELS, choose_labels, find_labels, plain_tag
@@ -20,6 +19,7 @@ from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import run_stage
 from clipsent_nb.state import sample_config
 from clipsent_nb.train import fit
+from clipsent_nb.trained import TrainedModel
 
 
 def chosen(tags: str, each: int = 6, **options: str) -> tuple[str, ...]:

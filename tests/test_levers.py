@@ -14,16 +14,18 @@ from transformers import BertConfig, BertModel
 from clipsent_nb import features, train
 from clipsent_nb.cli import parse
 from clipsent_nb.data import make_splits, read_split
-from clipsent_nb.features import Features, TrainedModel, calibrate
+from clipsent_nb.encoders import image_features, load_encoder, load_processors, text_features
+from clipsent_nb.features import Features
 from clipsent_nb.files import ClipsentError, Workspace, log, write_csv
 from clipsent_nb.hub import encoder_identity
 from clipsent_nb.labels import LABELS
-from clipsent_nb.model import image_features, load_encoder, load_processors, read_weights, text_features, tower_of
+from clipsent_nb.model import read_weights, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.state import State, load_inputs, new_state
 from clipsent_nb.train import adjustment, best_epoch_scores, fit, train_head
+from clipsent_nb.trained import TrainedModel, calibrate
 
 torch.set_num_threads(1)
 

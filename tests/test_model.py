@@ -26,20 +26,16 @@ from transformers import (
 )
 
 from clipsent_nb.caches import tokenizer_fingerprint
+from clipsent_nb.encoders import check_encoder, check_parts, load_encoder, load_processors, text_features
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.hub import encoder_identity, fetch_encoder
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import (
     DualEncoderClassifier,
-    check_encoder,
-    check_parts,
-    load_encoder,
     load_exact,
-    load_processors,
     read_weights,
     save_weights,
     set_trainable,
-    text_features,
     tower_of,
     trainable_names,
 )
@@ -252,7 +248,7 @@ def test_the_probe_leaves_the_mode_as_it_was(tiny):
 
 def test_a_folder_is_loaded_once_until_it_changes(tmp_path, tiny, monkeypatch):
     folder, loaded = Path(shutil.copytree(tiny, tmp_path / "tiny")), []
-    monkeypatch.setattr("clipsent_nb.model.check_parts", lambda *parts: loaded.append(parts[-1]))
+    monkeypatch.setattr("clipsent_nb.encoders.check_parts", lambda *parts: loaded.append(parts[-1]))
     before = encoder_identity(folder)
     for _ in range(3):
         check_encoder(folder)

@@ -10,19 +10,10 @@ from encoders import TEXTS
 from PIL import Image
 from safetensors.torch import save_file
 
+from clipsent_nb.encoders import check_encoder, image_features, load_encoder, load_processors, text_features
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.inputs import inputs_from_memory
-from clipsent_nb.model import (
-    DualEncoderClassifier,
-    add_lora,
-    check_encoder,
-    image_features,
-    load_encoder,
-    load_processors,
-    text_features,
-    tower_of,
-    trainable_names,
-)
+from clipsent_nb.model import DualEncoderClassifier, add_lora, tower_of, trainable_names
 from clipsent_nb.openclip import import_open_clip, read_open_clip_config
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

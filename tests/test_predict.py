@@ -21,6 +21,7 @@ from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.push import copy_public, find_robustness, push
 from clipsent_nb.sample import make_sample
+from clipsent_nb.tables import Columns
 from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)
@@ -316,14 +317,15 @@ def trained_without(root: Path, folder: Path, **settings: object) -> Path:
 
 def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(root, new_posts, classifier, tmp_path):
     new_posts.assign(picture=["", *new_posts.picture[1:]]).to_csv(root / "half.csv", index=False)
-    with pytest.raises(ClipsentError, match="half.csv: picture 1: is missing; .*--modality-dropout"):
+    with pytest.raises(ClipsentError, match="half.csv: guid .*: has no picture; .*--modality-dropout"):
         predict_file(WEIGHTS, Workspace(root), tmp_path / "half.txt", "half.csv")
     new_posts.drop(columns="picture").to_csv(root / "words.csv", index=False)
     with pytest.raises(ClipsentError, match="no column for the image"):
         predict_file(WEIGHTS, Workspace(root), tmp_path / "half.txt", "words.csv")
     assert not list(tmp_path.glob("*.txt"))
     dropped = trained_without(root, tmp_path / "dropped", modality_dropout=0.1)
-    for table in ("half.csv", "words.csv"):
+    new_posts.assign(tweet=["", *new_posts.tweet[1:]]).to_csv(root / "pictures.csv", index=False)
+    for table in ("pictures.csv", "half.csv", "words.csv"):
         predict_file(dropped, Workspace(root), tmp_path / "half.txt", table)
     found = pd.read_csv(tmp_path / "half_probabilities.csv")
     text, image = classifier.encode(
@@ -338,6 +340,39 @@ def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(ro
     posts.loc[0, "image_digest"] = predict.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
     posts.to_csv(stand_ins / "train_posts.csv", index=False)
     assert Classifier.load(stand_ins).may_lack == {"image"} and classifier.may_lack == set()
+
+
+def test_a_folder_in_an_old_encoding_is_labelled_with_a_warning_or_as_it_is_named(root, tmp_path, caplog):
+    for guid, text in (("a", "хорошо очень"), ("b", "plain")):
+        (tmp_path / f"{guid}.txt").write_bytes(text.encode("cp1251"))
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{guid}.jpg")
+    predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path)
+    assert "the encoding of 1 text is a guess: guid a (cp1252)" in caplog.text
+    caplog.clear()
+    predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path, encoding="cp1251")
+    assert "guess" not in caplog.text
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(ClipsentError, match="guid b: has no text"):
+        predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path)
+    (tmp_path / "list.txt").write_bytes("guid,tag\nя,null\n".encode("cp1251"))
+    with pytest.raises(ClipsentError, match=r"because of я \(no text"):
+        predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path / "list.txt", encoding="cp1251")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": "a", "test_file": "new"}, "--test-file: says nothing of the post of --text"),
+        ({"text": "a", "encoding": "cp1251"}, "--encoding: says nothing of the post of --text"),
+        ({"text": "a", "columns": Columns(id_column="id")}, "--id-column: is a column of no table"),
+        ({"columns": Columns(text_column="text")}, "--text-column: is a column of no table"),
+        ({"test_file": "data", "columns": Columns(text_column="text")}, "--text-column: is a column of no table"),
+        ({"encoding": "klingon"}, "--encoding klingon: no such encoding"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(root, options, message):
+    with pytest.raises(ClipsentError, match=message):
+        predict_file(WEIGHTS, Workspace(root), "outputs/ignored.txt", **options)
 
 
 def test_one_post_is_answered_in_a_line_and_nothing_is_written(root, new_posts, labelled, capsys):

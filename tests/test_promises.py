@@ -15,12 +15,13 @@ import torch
 
 from clipsent_nb import batches, caches, features, files, hub
 from clipsent_nb.batches import BatchFolder, Execution
-from clipsent_nb.features import compute_dtype, find_met_posts
+from clipsent_nb.features import compute_dtype
 from clipsent_nb.files import ClipsentError, read_table, write_json
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.state import SAMPLE_SETTINGS, load_inputs, new_state, sample_config
 from clipsent_nb.stats import cross_fit_epoch, seeds_interval
 from clipsent_nb.train import fit, sample_run, training_bar, update
+from clipsent_nb.trained import find_met_posts
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "clipsent_nb").glob("[!_]*.py"))

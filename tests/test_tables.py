@@ -183,6 +183,14 @@ def test_a_line_of_json_may_hold_signs_that_end_lines_elsewhere_and_a_cell_bytes
     assert as_text(b"positive") == "positive"
 
 
+@pytest.mark.parametrize("cells", [{"text": ["a", "b"]}, {"text": {"a": 1}}, {"image": ["1.jpg"]}, {"label": ["a"]}])
+def test_a_cell_of_another_kind_is_no_text(tmp_path, cells):
+    row = {"text": "a", "image": "1.jpg", "label": "a", "entities": [1]} | cells
+    (tmp_path / "p.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ClipsentError, match="is no text but of type (list|dict); write one text"):
+        read_post_table(tmp_path / "p.jsonl", Columns(), Workspace(tmp_path))
+
+
 def test_an_encoding_that_was_guessed_is_said(tmp_path, caplog):
     for encoding, told in (("utf-8", False), ("gb18030", True), ("utf-16", False)):
         (tmp_path / "p.csv").write_bytes("id,text,image,label\n1,今天天气很好,1.jpg,a\n".encode(encoding))
@@ -265,9 +273,11 @@ def test_the_audit_says_one_thing_of_a_post_that_lacks_a_half_and_whose_other_ha
     (root / "data/3.jpg").write_bytes(b"broken")
     (root / "data/5.jpg").write_bytes(b"broken")
     (root / "test_without_label.txt").write_text("guid,tag\n5,null\n8,null\n")
+    (root / "data/8.txt").write_text("")
     report = make_splits(Workspace(root, max_bad="9%"), allow_missing=True)
-    assert report.audit.groupby("guid").done.nunique().to_dict() == {"3": 1, "5": 1, "8": 1}
-    assert len(report.audit) == len(pd.read_csv(root / "outputs/audit.csv")) == 5
+    assert "kept without a text: 1" in str(report) and report.audit.problem.eq("empty text").sum() == 1
+    assert report.audit.groupby("guid").done.nunique().to_dict() == {"3": 1, "5": 1, "8": 2}
+    assert len(report.audit) == len(pd.read_csv(root / "outputs/audit.csv")) == 6
 
 
 def test_cells_of_one_half_are_kept_on_demand(folder, tmp_path):

@@ -17,13 +17,15 @@ import pytest
 import torch
 
 from clipsent_nb.data import make_splits
-from clipsent_nb.features import TrainedModel, refuse_small_disk, set_mode
+from clipsent_nb.encoders import load_encoder
+from clipsent_nb.features import refuse_small_disk, set_mode
 from clipsent_nb.files import ClipsentError, Workspace, locked
-from clipsent_nb.model import DualEncoderClassifier, load_encoder, read_weights
+from clipsent_nb.model import DualEncoderClassifier, read_weights
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.state import State, load_inputs
 from clipsent_nb.train import fit
+from clipsent_nb.trained import TrainedModel
 
 torch.set_num_threads(1)
 

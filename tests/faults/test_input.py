@@ -19,10 +19,11 @@ from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.cli import main
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import LONGEST_TEXT, open_image, pair_posts
+from clipsent_nb.encoders import load_processors
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import inputs_from_memory, load_posts
 from clipsent_nb.labels import LABELS
-from clipsent_nb.model import load_processors, read_weights
+from clipsent_nb.model import read_weights
 from clipsent_nb.posts import read_list
 from clipsent_nb.predict import Classifier
 from clipsent_nb.runs import RUN_FORMAT, Run, TrainConfig

@@ -32,11 +32,12 @@ from clipsent_nb.batches import Execution, collect, connect_ray
 from clipsent_nb.compare import compare, conclude_ranking, rank_contenders, render_ranking
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import read_text
+from clipsent_nb.encoders import load_encoder, load_processors
 from clipsent_nb.errors import errors
 from clipsent_nb.files import ClipsentError, Workspace, write_json
 from clipsent_nb.grid import write_comparison
 from clipsent_nb.heads import make_contender, validation_posts
-from clipsent_nb.model import load_encoder, load_processors, read_weights
+from clipsent_nb.model import read_weights
 from clipsent_nb.posts import Problem, audit_table
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
