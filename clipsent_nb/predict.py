@@ -429,8 +429,7 @@ def predict_file(
     weights: Path,  # A run folder, its best.pt or an ensemble, relative to the project root; or org/name on the hub
     workspace: Workspace = Workspace(),
     output: Path | None = None,  # Relative to the project root; default: outputs/test_with_label_clip_aug.txt
-    test_file: Path
-    | None = None,  # List, split file, table or folder in the data root; default: test_without_label.txt
+    test_file: Path | None = None,  # List, table or folder in the data root; default: test_without_label.txt
     text: str | None = None,  # Instead of a file, the text of one post; the answer is printed
     image: Path | None = None,  # And its picture; relative to the project root
     columns: Columns = Columns(),  # What the columns of a table are called

@@ -428,7 +428,7 @@ def tiny_clip(
     tokenizer = learn(sample_texts(language) if texts is None else texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(tiny_config(tokenizer))
+        model = AutoModel.from_config(tiny_config(tokenizer), trust_remote_code=False)
     side = {"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE}
     if language == "en":
         processor = CLIPImageProcessorPil(size={"shortest_edge": TINY_IMAGE_SIZE}, crop_size=side)

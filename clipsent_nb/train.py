@@ -191,6 +191,7 @@ from clipsent_nb.runs import (
     config_values,
     decide_resume,
     describe_start,
+    differing,
     identity,
     load_state,
     prediction_table,
@@ -533,10 +534,12 @@ def sample_run(
     project_root: Path | str,  # Made if missing; receives the sample, its splits and the run outputs/optimize/clip
     **changes: object,  # Settings other than those of `sample_config`
 ) -> Run:
-    "The finished run on a generated sample; whatever exists is used as it is."
+    "The finished run on a generated sample; what exists is used as it is, but a run with other settings is replaced."
     config = sample_config(Path(project_root), **changes)
     with locked(config.project_root, name=".sample.lock"):
         if not config.resolve("outputs/splits/test.csv").is_file():
             make_sample(config.project_root)
             make_splits(config, val_ratio=0.2)
-        return fit(config)
+        path = config.resolve(config.output_dir)
+        differs = (path / "config.json").is_file() and differing(identity(config), read_run_config(path)["identity"])
+        return fit(replace(config, overwrite=bool(differs)))

@@ -334,7 +334,7 @@ def test_every_command_names_the_folder_on_a_read_only_disk(disk, sample, traine
     machine.remount(disk, "ro")
     lines = {}
     try:
-        assert set(WRITERS) | {"sample", "doctor", "clean-cache"} == set(cli.COMMANDS)
+        assert set(WRITERS) | {"sample", "doctor", "clean-cache", "demo", "push"} == set(cli.COMMANDS)
         lines["sample"] = refused(*run(capfd, "sample", disk), str(disk))
         for name, words in WRITERS.items():
             code, printed = run(capfd, *words, "--project-root", disk, "--data-root", sample)
