@@ -1184,4 +1184,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clipsent_nb.trained.TrainedModel.tower_digests': ( 'trained.html#trainedmodel.tower_digests',
                                                                                          'clipsent_nb/trained.py'),
                                      'clipsent_nb.trained.calibrate': ('trained.html#calibrate', 'clipsent_nb/trained.py'),
-                                     'clipsent_nb.trained.find_met_posts': ('trained.html#find_met_posts', 'clipsent_nb/trained.py')}}}
+                                     'clipsent_nb.trained.digest_towers': ('trained.html#digest_towers', 'clipsent_nb/trained.py'),
+                                     'clipsent_nb.trained.find_gaps': ('trained.html#find_gaps', 'clipsent_nb/trained.py'),
+                                     'clipsent_nb.trained.find_met_posts': ('trained.html#find_met_posts', 'clipsent_nb/trained.py'),
+                                     'clipsent_nb.trained.open_device': ('trained.html#open_device', 'clipsent_nb/trained.py'),
+                                     'clipsent_nb.trained.read_trained': ('trained.html#read_trained', 'clipsent_nb/trained.py')}}}
