@@ -262,7 +262,7 @@ def ensemble_card(
     ]
     return "\n\n".join(parts) + "\n"
 
-# %% ../nbs/12a_ensemble.ipynb #c91cc608
+# %% ../nbs/12a_ensemble.ipynb #242d926e
 from clipsent_nb.files import atomic_write, digest, write_csv, write_json
 from clipsent_nb.runs import RUN_FORMAT, prediction_table
 
@@ -291,7 +291,7 @@ def describe_members(
     shared |= {"labels": list(runs[0].classes), "left_out": left_out}
     return shared | ways | {"seed": None, "output_dir": str(output_dir)}
 
-
+# %% ../nbs/12a_ensemble.ipynb #b1205dce
 def write_folder(
     target: Path,  # Does not exist, or holds an ensemble
     config: dict[str, object],  # From `describe_members`
@@ -325,7 +325,7 @@ def write_folder(
             before.replace(target)
         shutil.rmtree(parts, ignore_errors=True)
 
-
+# %% ../nbs/12a_ensemble.ipynb #7d175716
 def place_members(
     folder: Path,  # Of the ensemble
     chosen: Sequence[tuple[Candidate, float]],  # Members with their weights
@@ -451,6 +451,72 @@ def refuse_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ClipsentError(f"--output-dir {target}", "holds an ensemble", todo="replace it with --overwrite")
 
+# %% ../nbs/12a_ensemble.ipynb #e71494a4
+def member_row(one: Candidate, weight: float, posts: pd.DataFrame) -> dict[str, object]:
+    "A row of an `EnsembleReport`."
+    scores = score(posts.label, one.probabilities, [str(number) for number in range(one.probabilities.shape[1])])
+    run = one.source if isinstance(one.source, Run) else None
+    honest = run.metrics.get("cross_fitted_val_f1_macro", np.nan) if run else scores["f1_macro"]
+    row = {"model": one.name, "weight": weight, "macro_f1": scores["f1_macro"]}
+    return row | {"cross_fitted": honest, "log_loss": scores["nll"]}
+
+
+def gather_tables(
+    posts: pd.DataFrame, probabilities: np.ndarray, labels: Sequence[str], known: pd.DataFrame | None
+) -> dict[str, pd.DataFrame]:
+    "val_predictions.csv, and train_posts.csv if the training posts of all members are known."
+    tables = {"val_predictions.csv": prediction_table(posts, posts.label.to_numpy(), probabilities, labels)}
+    return tables if known is None else tables | {"train_posts.csv": known}
+
+# %% ../nbs/12a_ensemble.ipynb #ee439a77
+def make_mean(
+    method: str,  # A key of `WEIGHING`
+    target: Path,
+    posts: pd.DataFrame,  # From `gather_candidates`
+    candidates: Sequence[Candidate],
+    runs: Sequence[Run],
+    workspace: Workspace,
+    output_dir: Path,
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    "Write an ensemble; returns its metrics and a row per candidate."
+    labels, weigh = posts.label.to_numpy(), WEIGHING[method]
+    tables = np.stack([one.probabilities for one in candidates])
+    weights = weigh(tables, labels)
+    chosen = [pair for pair in zip(candidates, weights, strict=True) if pair[1] > 0]
+    kept = [one.source for one, _ in chosen if isinstance(one.source, Run)] or runs[:1]
+    answers = cross_fit_ensemble([one.epochs for one in candidates], labels, posts.group, weigh)
+    mean, known = np.tensordot(weights, tables, 1), all_train_posts(runs)
+    metrics = measure_ensemble(posts, mean, answers, kept, leaked_guids(kept, known, workspace))
+    shipped = gather_tables(posts, calibrate(mean, temperature=metrics["temperature"]), runs[0].classes, known)
+    arrays = {"val_cross_fitted.npy": answers.astype(np.int8)}
+    config = describe_members(chosen, method, kept, output_dir)
+    fill = partial(place_members, chosen=chosen, labels=runs[0].classes, temperature=metrics["temperature"])
+    write_folder(target, config, metrics, shipped, arrays, fill)
+    return metrics, [member_row(one, weight, posts) for one, weight in zip(candidates, weights, strict=True)]
+
+# %% ../nbs/12a_ensemble.ipynb #5668f271
+def make_soup(
+    target: Path,
+    posts: pd.DataFrame,  # From `gather_candidates`
+    candidates: Sequence[Candidate],
+    runs: Sequence[Run],
+    workspace: Workspace,
+    output_dir: Path,
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    "Write a soup; returns its metrics and a row per candidate."
+    kept, state, tried, best = stir(runs, posts, workspace)
+    answers = cross_fit_answers(posts.label, tried.argmax(axis=-1), posts.group)
+    known = all_train_posts(kept)
+    metrics = measure_ensemble(posts, tried[best], answers, kept, leaked_guids(kept, known, workspace))
+    metrics |= {"params_million": kept[0].metrics["params_million"], "best_epoch": best + 1, "epochs": len(tried)}
+    shipped = gather_tables(posts, calibrate(tried[best], temperature=metrics["temperature"]), runs[0].classes, known)
+    shares = {run.folder: 1 / len(kept) for run in kept}
+    chosen = [(one, shares[one.source.folder]) for one in candidates if one.source.folder in shares]
+    config = kept[0].config | describe_members(chosen, "soup", kept, output_dir)
+    fill = partial(place_soup, kept=kept, state=state, temperature=metrics["temperature"])
+    write_folder(target, config, metrics, shipped, {"val_epochs.npy": tried.astype(np.float32)}, fill)
+    return metrics, [member_row(one, shares.get(one.source.folder, 0.0), posts) for one in candidates]
+
 # %% ../nbs/12a_ensemble.ipynb #5b864023
 @checked
 def ensemble(
@@ -479,69 +545,3 @@ def ensemble(
     last |= {"cross_fitted": metrics["cross_fitted_val_f1_macro"]}
     last |= {"log_loss": metrics.get("calibrated_val_nll", metrics["best_val_nll"])}
     return EnsembleReport(pd.DataFrame([*rows, last]), target, metrics)
-
-# %% ../nbs/12a_ensemble.ipynb #0b0f6745
-def member_row(one: Candidate, weight: float, posts: pd.DataFrame) -> dict[str, object]:
-    "A row of an `EnsembleReport`."
-    scores = score(posts.label, one.probabilities, [str(number) for number in range(one.probabilities.shape[1])])
-    run = one.source if isinstance(one.source, Run) else None
-    honest = run.metrics.get("cross_fitted_val_f1_macro", np.nan) if run else scores["f1_macro"]
-    row = {"model": one.name, "weight": weight, "macro_f1": scores["f1_macro"]}
-    return row | {"cross_fitted": honest, "log_loss": scores["nll"]}
-
-
-def gather_tables(
-    posts: pd.DataFrame, probabilities: np.ndarray, labels: Sequence[str], known: pd.DataFrame | None
-) -> dict[str, pd.DataFrame]:
-    "val_predictions.csv, and train_posts.csv if the training posts of all members are known."
-    tables = {"val_predictions.csv": prediction_table(posts, posts.label.to_numpy(), probabilities, labels)}
-    return tables if known is None else tables | {"train_posts.csv": known}
-
-
-def make_mean(
-    method: str,  # A key of `WEIGHING`
-    target: Path,
-    posts: pd.DataFrame,  # From `gather_candidates`
-    candidates: Sequence[Candidate],
-    runs: Sequence[Run],
-    workspace: Workspace,
-    output_dir: Path,
-) -> tuple[dict[str, object], list[dict[str, object]]]:
-    "Write an ensemble; returns its metrics and a row per candidate."
-    labels, weigh = posts.label.to_numpy(), WEIGHING[method]
-    tables = np.stack([one.probabilities for one in candidates])
-    weights = weigh(tables, labels)
-    chosen = [pair for pair in zip(candidates, weights, strict=True) if pair[1] > 0]
-    kept = [one.source for one, _ in chosen if isinstance(one.source, Run)] or runs[:1]
-    answers = cross_fit_ensemble([one.epochs for one in candidates], labels, posts.group, weigh)
-    mean, known = np.tensordot(weights, tables, 1), all_train_posts(runs)
-    metrics = measure_ensemble(posts, mean, answers, kept, leaked_guids(kept, known, workspace))
-    shipped = gather_tables(posts, calibrate(mean, temperature=metrics["temperature"]), runs[0].classes, known)
-    arrays = {"val_cross_fitted.npy": answers.astype(np.int8)}
-    config = describe_members(chosen, method, kept, output_dir)
-    fill = partial(place_members, chosen=chosen, labels=runs[0].classes, temperature=metrics["temperature"])
-    write_folder(target, config, metrics, shipped, arrays, fill)
-    return metrics, [member_row(one, weight, posts) for one, weight in zip(candidates, weights, strict=True)]
-
-
-def make_soup(
-    target: Path,
-    posts: pd.DataFrame,  # From `gather_candidates`
-    candidates: Sequence[Candidate],
-    runs: Sequence[Run],
-    workspace: Workspace,
-    output_dir: Path,
-) -> tuple[dict[str, object], list[dict[str, object]]]:
-    "Write a soup; returns its metrics and a row per candidate."
-    kept, state, tried, best = stir(runs, posts, workspace)
-    answers = cross_fit_answers(posts.label, tried.argmax(axis=-1), posts.group)
-    known = all_train_posts(kept)
-    metrics = measure_ensemble(posts, tried[best], answers, kept, leaked_guids(kept, known, workspace))
-    metrics |= {"params_million": kept[0].metrics["params_million"], "best_epoch": best + 1, "epochs": len(tried)}
-    shipped = gather_tables(posts, calibrate(tried[best], temperature=metrics["temperature"]), runs[0].classes, known)
-    shares = {run.folder: 1 / len(kept) for run in kept}
-    chosen = [(one, shares[one.source.folder]) for one in candidates if one.source.folder in shares]
-    config = kept[0].config | describe_members(chosen, "soup", kept, output_dir)
-    fill = partial(place_soup, kept=kept, state=state, temperature=metrics["temperature"])
-    write_folder(target, config, metrics, shipped, {"val_epochs.npy": tried.astype(np.float32)}, fill)
-    return metrics, [member_row(one, shares.get(one.source.folder, 0.0), posts) for one in candidates]
