@@ -49,7 +49,7 @@ from .labels import LABELS, find_labels
 from .model import Blocks, HeadVariant
 from .objective import LossName, Weighting, absent_classes, adjust_probabilities, describe_absent
 
-# %% ../nbs/04a_runs.ipynb #9ec16975
+# %% ../nbs/04a_runs.ipynb #8978dd1e
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -68,7 +68,7 @@ def split_weights(value: object) -> list[str]:
 
 Weights = Annotated[tuple[NotNegative, NotNegative, NotNegative], BeforeValidator(split_weights)]
 
-
+# %% ../nbs/04a_runs.ipynb #9a8859f4
 def check_trained(value: object) -> object:
     "What of a tower is trained; raises ValueError if it is neither a word that is known nor a number of blocks."
     if value in (None, "frozen", "all", "lora"):
