@@ -16,6 +16,7 @@ import string
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -306,6 +307,7 @@ def sample_posts(
     return posts
 
 # %% ../nbs/00b_sample.ipynb #2d17293a
+@cache  # a process that makes the sample again, as notebooks do, need not draw it again
 def picture_bytes(
     post: SamplePost,  # Whose picture is drawn
 ) -> bytes:
