@@ -474,6 +474,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clipsent_nb.explain.orders': ('explain.html#orders', 'clipsent_nb/explain.py'),
                                      'clipsent_nb.explain.picture_heat': ('explain.html#picture_heat', 'clipsent_nb/explain.py'),
                                      'clipsent_nb.explain.record_attention': ('explain.html#record_attention', 'clipsent_nb/explain.py'),
+                                     'clipsent_nb.explain.show_explanations': ('explain.html#show_explanations', 'clipsent_nb/explain.py'),
                                      'clipsent_nb.explain.split_text': ('explain.html#split_text', 'clipsent_nb/explain.py'),
                                      'clipsent_nb.explain.word_weights': ('explain.html#word_weights', 'clipsent_nb/explain.py')},
             'clipsent_nb.export': { 'clipsent_nb.export.ExportCheck': ('export.html#exportcheck', 'clipsent_nb/export.py'),

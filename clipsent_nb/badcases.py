@@ -23,7 +23,7 @@ from .runs import Share
 
 # %% ../nbs/09_badcases.ipynb #46bac059
 from .inputs import content_fingerprint, find_files, refresh_content
-from .members import load_model
+from .members import load_model, need_single
 from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values
 from .trained import find_met_posts
 
@@ -222,6 +222,8 @@ def predict_posts(
     `met` is yes, no, or unknown where the run folder does not tell.
     """
     trained = load_model(weights, config, config.model_name)
+    if config.explain_errors:
+        need_single(trained, "an explanation")
     readable, table = trained.predict_posts(posts, config, where, config.batch_size)
     met = find_met_posts(trained.folder, readable)
     return table.assign(met="unknown" if met is None else np.where(table.guid.isin(met), "yes", "no"))
@@ -277,7 +279,13 @@ class MiningReport:
         return "\n".join(lines + ([f"report {self.report}"] if self.report else []))
 
 
-def write_report(config: TrainConfig, scored: pd.DataFrame, output_csv: Path, report: bool) -> MiningReport:
+def write_report(
+    config: TrainConfig,
+    scored: pd.DataFrame,  # From `score_posts`
+    output_csv: Path,  # Receives the bad cases
+    report: bool,  # Whether to write a report
+    weights: Path | None = None,  # The run that gave the predictions; None: those of the folds, which are gone
+) -> MiningReport:
     "Write the bad cases, all posts with their scores, and the report."
     path = config.resolve(output_csv)
     write_csv(scored[scored.reason != ""], path)
@@ -285,6 +293,7 @@ def write_report(config: TrainConfig, scored: pd.DataFrame, output_csv: Path, re
     write_csv(scored, folder / "scored.csv")
     values = {"project_root": str(config.project_root), "data_root": str(config.posts_root)}
     values |= {"allow_outside": config.allow_outside, "scored_csv": str(folder / "scored.csv")}
+    values |= {"weights": weights and str(config.resolve(weights)), "explain_errors": config.explain_errors}
     return MiningReport(scored, path, execute("badcases", folder, values) if report else None)
 
 
@@ -329,7 +338,8 @@ def mine(
     else:
         predictions = predict_posts(posts, weights, config, path)
     readable = posts[posts.guid.isin(predictions.guid)].assign(split_digest=content_fingerprint(posts))
-    return write_report(config, score_posts(readable, predictions, kind, min_confidence), output_csv, report)
+    scored = score_posts(readable, predictions, kind, min_confidence)
+    return write_report(config, scored, output_csv, report, None if kind == "oof" else weights)
 
 # %% ../nbs/09_badcases.ipynb #826f269b
 import html
