@@ -255,6 +255,9 @@ def picture_heat(model: DualEncoderClassifier, text: Tensor, pixels: Tensor, lab
     return occlusion_heat(model, text, pixels, label), "occlusion"
 
 # %% ../nbs/11a_explain.ipynb #d75dd19b
+from .report import chart_settings
+
+
 def draw_explanation(
     explanation: Explanation,
     most: int = 12,  # Words, the weightiest ones, in the order of the text
@@ -262,24 +265,27 @@ def draw_explanation(
     "A figure of the picture, its heat map, and the weights of words."
     import matplotlib.pyplot as plt
 
-    figure, (plain, hot, bars) = plt.subplots(1, 3, figsize=(11, 3.2), width_ratios=[1, 1, 1.6], layout="constrained")
-    height, width = explanation.picture.shape[:2]
-    for axis in (plain, hot):
-        axis.imshow(explanation.picture, extent=(0, width, height, 0))
-        axis.axis("off")
-    limit = np.abs(explanation.heat).max() or 1.0
-    options = {"cmap": "coolwarm", "vmin": -limit, "vmax": limit, "alpha": 0.6, "interpolation": "bilinear"}
-    hot.imshow(explanation.heat, extent=(0, width, height, 0), **options)
-    plain.set_title("picture as the model sees it", fontsize=9)
-    hot.set_title(f"what speaks for {explanation.label} ({explanation.probability:.2f})", fontsize=9)
-    words = explanation.words
-    shown = words.loc[words.weight.abs().nlargest(most).index.sort_values()][::-1]
-    places = np.arange(len(shown))
-    bars.barh(places, shown.weight, color=np.where(shown.weight > 0, "tab:red", "tab:blue"))
-    bars.set_yticks(places, [replace_emoji(word).strip()[:20] for word in shown.word])  # fonts of charts have no emoji
-    bars.set_xlabel(f"log-odds of {explanation.label} lost without the word")
-    bars.axvline(0, color="black", linewidth=0.8)
-    return figure
+    with plt.rc_context(chart_settings()):
+        figure, (plain, hot, bars) = plt.subplots(
+            1, 3, figsize=(11, 3.2), width_ratios=[1, 1, 1.6], layout="constrained"
+        )
+        height, width = explanation.picture.shape[:2]
+        for axis in (plain, hot):
+            axis.imshow(explanation.picture, extent=(0, width, height, 0))
+            axis.axis("off")
+        limit = np.abs(explanation.heat).max() or 1.0
+        options = {"cmap": "coolwarm", "vmin": -limit, "vmax": limit, "alpha": 0.6, "interpolation": "bilinear"}
+        hot.imshow(explanation.heat, extent=(0, width, height, 0), **options)
+        plain.set_title("picture as the model sees it", fontsize=9)
+        hot.set_title(f"what speaks for {explanation.label} ({explanation.probability:.2f})", fontsize=9)
+        words = explanation.words
+        shown = words.loc[words.weight.abs().nlargest(most).index.sort_values()][::-1]
+        places = np.arange(len(shown))
+        bars.barh(places, shown.weight, color=np.where(shown.weight > 0, "tab:red", "tab:blue"))
+        bars.set_yticks(places, [replace_emoji(word).strip()[:20] for word in shown.word])  # fonts have no emoji
+        bars.set_xlabel(f"log-odds of {explanation.label} lost without the word")
+        bars.axvline(0, color="black", linewidth=0.8)
+        return figure
 
 # %% ../nbs/11a_explain.ipynb #ba23fecb
 from .decoding import read_text
@@ -298,7 +304,8 @@ def show_explanations(
     for post in find_files(posts, workspace)[0].itertuples():
         text = read_text(post.text_file, getattr(post, "encoding", ""))[0]
         figure = draw_explanation(explain(classifier, text, post.image_file))
-        figure.suptitle(f"{post.guid}: {post.true_label}, answered {post.pred_label}", fontsize=9)
+        with plt.rc_context(chart_settings()):
+            figure.suptitle(f"{post.guid}: {post.true_label}, answered {post.pred_label}", fontsize=9)
         plt.show()
 
 # %% ../nbs/11a_explain.ipynb #6cdbae92

@@ -1,6 +1,7 @@
 """An explanation is of the model that answers, and leaves it as it was."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -73,3 +74,11 @@ def test_deleting_nothing_is_no_gap(classifier):
     gaps = deletion_gap(curves).set_index("part")
     assert gaps.gap["words"] == 0 and gaps.groups.tolist() == [2, 2]
     assert deletion_gap(curves, ["a", "a"]).groups.tolist() == [1, 1]
+
+
+def test_words_and_classes_with_dollar_signs_are_drawn_as_they_are():
+    words = pd.DataFrame({"word": ["$_$", "👀"], "start": 0, "end": 1, "weight": [0.2, -0.1]})
+    picture, heat = np.zeros((8, 8, 3), np.uint8), np.ones((2, 2))
+    figure = draw_explanation(Explanation("$_$", 0.5, picture, heat, "attention", words))
+    figure.canvas.draw()
+    assert {label.get_text() for label in figure.axes[2].get_yticklabels()} == {"$_$", "eyes"}
