@@ -221,7 +221,7 @@ def predict_posts(
 
     `met` is yes, no, or unknown where the run folder does not tell.
     """
-    trained = load_model(weights, config, config.model_name)
+    trained = load_model(weights, config, config.model_name if "model_name" in config.given else None)
     readable, table = trained.predict_posts(posts, config, where, config.batch_size)
     met = find_met_posts(trained.folder, readable)
     return table.assign(met="unknown" if met is None else np.where(table.guid.isin(met), "yes", "no"))

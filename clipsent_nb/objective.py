@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Weighting', 'LossName', 'TAUS', 'class_weights', 'effective_number_weights', 'weighted_ce', 'focal_loss',
-           'loss_shares', 'make_loss', 'reliability_table', 'expected_calibration_error', 'score_answers',
+           'loss_shares', 'make_loss', 'check_bins', 'reliability_table', 'expected_calibration_error', 'score_answers',
            'absent_classes', 'describe_absent', 'warn_of_absent', 'score', 'plot_confusion', 'wilson_interval',
            'fit_temperature', 'apply_temperature', 'adjust_probabilities', 'fit_adjustment', 'plot_reliability']
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .files import ClipsentError
+from .files import AtLeastOne, ClipsentError, checked
 from .labels import LABELS, MOST_CLASSES
 
 if TYPE_CHECKING:
@@ -188,13 +188,21 @@ def check_ids(
     return ids.astype(int)
 
 # %% ../nbs/03_objective.ipynb #4373f79a
+def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
+    "An array of float64; raises ClipsentError if a value is no number, or rows have different lengths."
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ClipsentError(name, f"must be numbers in rows of one length ({error})") from error
+
+
 def check_probabilities(
     probs: ArrayLike,  # Probabilities [N, C]
     rows: int,  # The number of rows they must have
     labels: Sequence[str] | None = None,  # Names of the classes, in class order [C]; None: any number of classes
 ) -> np.ndarray:
     "Probabilities as float64 rows that sum to 1 [N, C]; raises ClipsentError with the first row that is wrong."
-    table = np.asarray(probs, dtype=float)
+    table = as_numbers(probs, "probs")
     columns = table.shape[-1] if labels is None and table.ndim == 2 else len(labels or LABELS)
     if table.shape != (rows, columns):
         what = f"must have shape ({rows}, {columns}), a row per post and a column per label, got {table.shape}"
@@ -208,7 +216,23 @@ def check_probabilities(
         )
     return table / sums[:, None]
 
+
+def check_answers(
+    y_true: ArrayLike,  # Class ids [N]
+    probs: ArrayLike,  # Probabilities [N, C]
+) -> tuple[np.ndarray, np.ndarray]:
+    "Both as arrays, the probabilities to the last digit; raises ClipsentError for what is neither."
+    probs = as_numbers(probs, "probs")
+    check_probabilities(probs, len(probs) if probs.ndim == 2 else np.size(y_true))
+    return check_ids(y_true, "y_true", len(probs), class_names(probs.shape[1] - 1)), probs
+
 # %% ../nbs/03_objective.ipynb #04cdaaa2
+@checked
+def check_bins(bins: AtLeastOne) -> int:
+    "A whole number; raises ClipsentError if it is none."
+    return bins
+
+
 def reliability_table(
     y_true: ArrayLike,  # Class ids [N]
     probs: ArrayLike,  # Probabilities [N, C]
@@ -219,8 +243,8 @@ def reliability_table(
     A bin without posts has 0 rows and NaN. Raises ClipsentError for ids or probabilities that are none.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
-    probs = check_probabilities(probs, np.size(y_true))
-    y_true = check_ids(y_true, "y_true", labels=class_names(probs.shape[1] - 1))
+    y_true, _ = check_answers(y_true, probs)
+    bins, probs = check_bins(bins), check_probabilities(probs, len(y_true))
     edges = np.linspace(0, 1, bins + 1)
     posts = pd.DataFrame({"confidence": probs.max(axis=1), "right": probs.argmax(axis=1) == y_true})
     grouped = posts.groupby(pd.cut(posts.confidence, edges, labels=False))
@@ -392,7 +416,7 @@ def fit_temperature(
     the lowest, 0.05, comes back. Raises ClipsentError for ids that are none or scores that are not finite.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
-    scores = np.asarray(logits, dtype=float)
+    scores = as_numbers(logits, "logits")
     if scores.ndim != 2 or not np.isfinite(scores).all():
         got = f"got shape {scores.shape} with {(~np.isfinite(scores)).sum()} values not finite"
         todo = "clip probabilities above 0 before the logarithm"
