@@ -35,7 +35,7 @@ from clipsent_nb.explain import deletion_curves, explain
 from clipsent_nb.export import OnnxClassifier
 from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
-from clipsent_nb.objective import reliability_table
+from clipsent_nb.objective import apply_temperature, class_weights, loss_shares, reliability_table, wilson_interval
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
 from clipsent_nb.recipes import read_recipes
@@ -211,6 +211,13 @@ WRONG_ARGUMENTS = [
     (prediction_sets, {"probs": [[0.5, 9]], "threshold": 0.1, "labels": ["a", "b"]}, "probs, row 0: [0.5, 9.0] are"),
     (prediction_sets, {"probs": [[0.5, 0.5]], "threshold": 0.1, "labels": "ab"}, "labels: 2 names for"),
     (reliability_table, {"y_true": [0], "probs": [[0.5, 0.5]], "bins": 0}, "--bins 0: must be greater than"),
+    (class_weights, {"counts": ["many", 2]}, "class counts: must be numbers"),
+    (class_weights, {"counts": [1, 2], "weighting": "squared"}, "--class-weights squared: unknown"),
+    (loss_shares, {"combo_weights": "1,2,3"}, "--combo-weights: must be numbers"),
+    (apply_temperature, {"logits": [[1.0, 2.0]], "temperature": 0}, "temperature 0: must be above 0"),
+    (apply_temperature, {"logits": [["a", "b"]], "temperature": 1}, "logits: must be numbers"),
+    (wilson_interval, {"errors": 1, "total": 4, "level": 95}, "level 95: must be above 0 and below 1"),
+    (wilson_interval, {"errors": "one", "total": 4}, "errors and total: must be numbers"),
     (reliability_table, {"y_true": [7], "probs": [[0.5, 0.5]]}, "y_true, row 0: 7 is not a class id"),
     (prediction_sets, {"probs": [[0.5, 0.5]], "threshold": 0.1, "labels": ["a"]}, "labels: 1 names for"),
     (execute, {"source": "run", "folder": "a", "parameters": [1]}, "parameters: are of type list; give a mapping"),
