@@ -221,7 +221,7 @@ def predict_posts(
 
     `met` is yes, no, or unknown where the run folder does not tell.
     """
-    trained = load_model(weights, config, config.model_name)
+    trained = load_model(weights, config, config.model_name if "model_name" in config.given else None)
     if config.explain_errors:
         need_single(trained, "an explanation")
     readable, table = trained.predict_posts(posts, config, where, config.batch_size)

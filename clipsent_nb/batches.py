@@ -58,19 +58,20 @@ def name_runs(
     return [name or "the run" for name in names]
 
 # %% ../nbs/05a_batches.ipynb #f99562df
+ENCODER_FLAGS = ("model_name", "text_encoder", "image_encoder")
+
+
 def identities(
     configs: Sequence[TrainConfig],
 ) -> list[dict[str, object]]:
     "The `identity` of each configuration; posts and encoders are read once for all that share them."
     shared, found = {}, []
     for config in configs:
-        where = [
-            str(getattr(config, name)) for name in ("project_root", "data_root", "train_csv", "val_csv", "model_name")
-        ]
-        if (key := tuple(where)) not in shared:
+        where = [str(getattr(config, name)) for name in ("project_root", "data_root", "train_csv", "val_csv")]
+        if (key := (*where, *config.encoder_names)) not in shared:
             shared[key] = identity(config)
         own = {name: value for name, value in config_values(config).items() if name in shared[key]}
-        found.append(shared[key] | own | {"model_name": shared[key]["model_name"]})
+        found.append(shared[key] | own | {name: shared[key][name] for name in ENCODER_FLAGS})
     return found
 
 
@@ -419,9 +420,7 @@ def collect(
     return table.loc[keys.sort_values(["last", "score"], kind="stable").index].reset_index(drop=True)
 
 # %% ../nbs/05a_batches.ipynb #54e49768
-from clipsent_nb.hub import fetch_encoder
-from clipsent_nb.runs import resolved_model
-from clipsent_nb.state import load_inputs
+from clipsent_nb.state import find_encoder, load_inputs
 
 
 def prepare(
@@ -432,17 +431,17 @@ def prepare(
     Raises ClipsentError if that fails for every run; what is wrong with some of them is left to those.
     """
     problems, refused, ways = {}, {}, {}
-    for config in {config.model_name: config for config in configs}.values():  # a hub is asked once, not for each fold
+    for names, config in {config.encoder_names: config for config in configs}.items():  # a hub is asked once for all
         try:
-            fetch_encoder(resolved_model(config.model_name, config), config.offline)
+            find_encoder(config)
         except ClipsentError as error:
-            refused[config.model_name] = error
+            refused[names] = error
     for config in configs:
-        ways.setdefault((config.model_name, str(config.train_csv), str(config.val_csv)), config)
+        ways.setdefault((config.encoder_names, str(config.train_csv), str(config.val_csv)), config)
     for way, config in ways.items():
         try:
-            if config.model_name in refused:
-                raise refused[config.model_name]
+            if config.encoder_names in refused:
+                raise refused[config.encoder_names]
             load_inputs(config)
         except ClipsentError as error:
             problems[way] = error

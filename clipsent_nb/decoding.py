@@ -255,7 +255,9 @@ def upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.width * image.height:
         raise ValueError("has no pixels")
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+    if image.mode in ("La", "RGBa"):  # colours times their opacity, which converts in this one way
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         levels = np.asarray(image, dtype=np.float32)
         if not np.isfinite(levels).all():
             raise ValueError("holds pixels that are no numbers")

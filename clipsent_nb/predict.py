@@ -27,13 +27,8 @@ BLOCK = 256  # posts that are in memory at a time
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
 
 # %% ../nbs/11_predict.ipynb #a5ha2e01
-from typing import Annotated
-
-from pydantic import Field
-
+from clipsent_nb.decisions import Inside
 from clipsent_nb.runs import Share
-
-Inside = Annotated[float, Field(gt=0, lt=1)]
 
 
 @checked
@@ -229,7 +224,7 @@ def read_rows(
     """
     found, first = {}, 1
     for cells in read_cells(path, encoding, BLOCK):
-        found = found or find_columns(cells, columns, path.name, needed)
+        found = found or find_columns(cells, columns, path.name, needed, ("id", "text", "image"))
         parts = {part: cells[name] if name in cells else [None] * len(cells) for part, name in found.items()}
         texts = [as_text(cell) or None for cell in parts.get("text", [None] * len(cells))]
         if str(found.get("text")).lower() == "text_path":
@@ -246,6 +241,16 @@ def read_rows(
 # %% ../nbs/11_predict.ipynb #d69e3f0c
 from clipsent_nb.decoding import LEGACY, TRAINED_ON_BOTH, check_encoding, read_text
 from clipsent_nb.files import digest
+
+
+def warn_of_guesses(
+    encodings: Iterable[tuple[str, str]],  # guid, and what the text was read as
+    source: Path,  # Where the posts come from
+) -> None:
+    "Log a warning that names the texts whose encoding was guessed."
+    if guessed := [f"{guid} ({found})" for guid, found in encodings if found in LEGACY]:
+        what = f"the encoding of {write_count(len(guessed), 'text')} is a guess: guid {first_few(guessed)}"
+        log.warning("warning: %s: %s; if it is another, name it by --encoding", source, what)
 
 
 def open_part(part: pd.DataFrame, encoding: str) -> pd.DataFrame:
@@ -307,16 +312,15 @@ def answer_parts(
     with progress_bar(description="labelling", unit="post") as bar:
         for part in parts:
             part = open_part(part, encoding)
-            guessed += [f"{row.guid} ({row.encoding})" for row in part.itertuples() if row.encoding in LEGACY]
+            guessed += zip(part.guid, part.encoding, strict=True)
             key = digest(repr([known, first, part.drop(columns=["image", "encoding"]).values.tolist()]).encode())
             files.append(folder / f"{len(files):06}-{key}.csv")
             if not files[-1].is_file():
                 write_csv(answer_part(classifier, part, source, first, batch_size), files[-1])
             first += len(part)
             bar.update(len(part))
-    if guessed and encoding == "auto":
-        what = f"the encoding of {write_count(len(guessed), 'text')} is a guess: guid {first_few(guessed)}"
-        log.warning("warning: %s: %s; if it is another, name it by --encoding", source, what)
+    if encoding == "auto":
+        warn_of_guesses(guessed, source)
     return files
 
 
@@ -410,6 +414,9 @@ def label_listed(
     names = [f"p_{label}" for label in classifier.labels]
     details = table[["guid", "tag", *names, "confidence", "abstained"]]
     write_together(dict(zip(outputs, (table[["guid", "tag"]], details), strict=True)))
+    if "encoding" not in posts:
+        texts = [(guid, file) for guid, file in zip(posts.guid, posts.text_file, strict=True) if Path(file).is_file()]
+        warn_of_guesses([(guid, read_text(file)[1]) for guid, file in texts], source)
     warn_of_training_posts(posts, classifier.folder)
     return Counter(table.tag), table.abstained.sum()
 
@@ -455,6 +462,13 @@ def predict_file(
     path, source = workspace.resolve(output or ANSWERS), workspace.posts_root / (test_file or LISTS["test"])
     if alone or is_listed(source) or (source.is_dir() and not is_saved_dataset(source)):
         refuse_columns(columns, "say which with --test-file")
+    for flag, unread in (
+        ("--label-column", columns.label_column),
+        ("--group-column", columns.group_column),
+        ("--split-column", columns.split_column),
+    ):
+        if unread:
+            raise ClipsentError(flag, "is not read where posts are labelled", todo="leave it out")
     outputs = path, path.with_name(f"{path.stem}_probabilities.csv")
     for file in outputs:
         check_output(file, [source, workspace.resolve(weights)], workspace)

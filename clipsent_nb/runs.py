@@ -166,6 +166,9 @@ class TrainConfig(Workspace):
         if (self.text_encoder is None) != (self.image_encoder is None):
             flag, other = ("--text-encoder", "--image-encoder")[:: 1 if self.text_encoder else -1]
             raise ClipsentError(flag, "is half of an encoder", todo=f"give {other} too, or --model-name alone")
+        if self.text_encoder and self.model_name != type(self).model_name:
+            what, todo = "is ignored beside --text-encoder and --image-encoder", "give either it or them"
+            raise ClipsentError(f"--model-name {self.model_name}", what, todo=todo)
         if self.weight_interpolation < 1 and not self.head_first:
             todo = "add --head-first"
             raise ClipsentError("--weight-interpolation", "there are no weights to interpolate with", todo=todo)
@@ -173,6 +176,11 @@ class TrainConfig(Workspace):
             raise ClipsentError(
                 "--modality-dropout", "a run without texts or without pictures has one modality to lose"
             )
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        "What the encoder is loaded from: one name, or those of its two towers."
+        return (self.model_name,) if self.text_encoder is None else (self.text_encoder, self.image_encoder)
 
     @property
     def blocks(self) -> Blocks:

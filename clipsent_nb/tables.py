@@ -239,6 +239,7 @@ def find_columns(
     columns: Columns,  # What the user says
     where: object,  # The table, for messages
     needed: Sequence[str] = ("text", "image", "label"),  # Keys of `USUAL_NAMES` that must be found
+    read: Sequence[str] = tuple(USUAL_NAMES),  # Those that are looked for
 ) -> dict[str, str]:
     """The columns of a table by what they are; the log says which.
 
@@ -247,8 +248,8 @@ def find_columns(
     found, there = {}, {}
     for name in table.columns:
         there.setdefault(str(name).strip().lower(), []).append(name)
-    for part, usual in USUAL_NAMES.items():
-        flag, given = f"--{part}-column", getattr(columns, f"{part}_column")
+    for part in read:
+        flag, usual, given = f"--{part}-column", USUAL_NAMES[part], getattr(columns, f"{part}_column")
         if given and given not in table:
             todo = f"there are {first_few([str(name) for name in table.columns], 20)}"
             raise ClipsentError(f"{flag} {given}", f"no such column in {where}", todo=todo)

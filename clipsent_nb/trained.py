@@ -57,6 +57,12 @@ def read_trained(
         log.warning("%s: not finished; these are its best weights so far", weights.parent)
     encoder = weights.parent / "encoder"
     if not encoder.is_dir():
+        if config.get("text_encoder") and not model_name:
+            what, todo = (
+                "its encoder was joined from two, and no folder `encoder` lies beside it",
+                "copy it from the run",
+            )
+            raise ClipsentError(f"--weights {weights}", what, todo=todo)
         name = resolved_model(model_name or str(config["model_name"]), workspace)
         encoder = fetch_encoder(name, workspace.offline, weights=False)
     names = ("head_variant", "dropout", "ablate_text", "ablate_image", "precision")

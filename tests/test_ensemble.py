@@ -64,6 +64,13 @@ def test_an_ensemble_is_loaded_by_its_name_and_takes_a_post_twice(root):
     assert table.guid.tolist() == posts.guid.tolist() and table.confidence[0] == table.confidence[2]
 
 
+def test_columns_of_a_user_stay_as_they_are(root):
+    posts = read_split(root / "outputs/splits/val.csv").assign(row="mine", index="own", p_negative="x")
+    shipped = Classifier.load(root / OPTIMIZE / "ensemble").predict_posts(posts, Workspace(root))
+    assert set(shipped[0].row) == {"mine"} and shipped[1].guid.tolist() == posts.guid.tolist()
+    assert shipped[1].p_negative.dtype == float
+
+
 def test_what_is_alike_in_members_is_run_once(root, monkeypatch):
     found, posts = Classifier.load(root / OPTIMIZE / "ensemble"), read_split(root / "outputs/splits/val.csv").head(3)
     texts, pictures = list("abc"), [root / path for path in posts.image_path]

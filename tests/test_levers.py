@@ -12,6 +12,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from clipsent_nb import features, train
+from clipsent_nb.batches import Execution, identities, run_many
 from clipsent_nb.cli import parse
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.encoders import image_features, load_encoder, load_processors, text_features
@@ -21,7 +22,7 @@ from clipsent_nb.hub import encoder_identity
 from clipsent_nb.labels import LABELS
 from clipsent_nb.model import read_weights, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
-from clipsent_nb.runs import PRESETS, Run, TrainConfig
+from clipsent_nb.runs import PRESETS, Run, TrainConfig, identity
 from clipsent_nb.sample import make_sample
 from clipsent_nb.state import State, load_inputs, new_state
 from clipsent_nb.train import adjustment, best_epoch_scores, fit, train_head
@@ -277,8 +278,13 @@ def reader(root, tmp_path_factory) -> Path:
     return folder
 
 
+def joined(config, text: Path | str, image: Path | str) -> TrainConfig:
+    "The settings with an encoder of two models in place of one."
+    return replace(config, model_name=TrainConfig.model_name, text_encoder=str(text), image_encoder=str(image))
+
+
 def test_two_models_are_joined_once_and_known_by_what_they_hold(config, root, tmp_path, reader):
-    config = replace(config, epochs=1, text_encoder=str(reader), image_encoder="tiny_clip")
+    config = replace(joined(config, reader, "tiny_clip"), epochs=1)
     run = fit(config)
     [made] = (root / "outputs/cache/encoders").glob("[!.]*")
     written = (made / "config.json").stat().st_mtime_ns
@@ -292,6 +298,29 @@ def test_two_models_are_joined_once_and_known_by_what_they_hold(config, root, tm
         fit(replace(config, text_encoder="tiny_clip"))
 
 
+def test_weights_of_a_joined_encoder_without_it_are_refused(config, reader, tmp_path):
+    run = fit(replace(joined(config, reader, "tiny_clip"), epochs=1, output_dir=tmp_path / "run"))
+    shutil.copy(run.folder / "best.pt", tmp_path)
+    with pytest.raises(ClipsentError, match="joined from two, and no folder `encoder` lies beside it"):
+        TrainedModel.load(tmp_path / "best.pt")
+
+
+def test_a_comparison_of_joined_encoders_knows_them_by_what_they_hold_and_asks_no_hub(config, reader, tmp_path):
+    config = replace(joined(config, reader, "tiny_clip"), epochs=1, output_dir=tmp_path / "runs")
+    moved = shutil.copytree(reader, tmp_path / "elsewhere")
+    configs = [replace(config, output_dir=tmp_path / f"runs/{n}", seed=n) for n in (1, 2)]
+    assert (run_many(configs, tmp_path / "runs", Execution()).state == "done").all()
+    again = [replace(one, text_encoder=str(moved)) for one in configs]
+    assert identities(again) == identities(configs) == [identity(one) for one in configs]
+    other = replace(config, text_encoder="tiny_clip")
+    assert identities([config, other])[1] == identity(other)
+
+
+def test_one_encoder_beside_two_is_refused(config):
+    with pytest.raises(ClipsentError, match="--model-name tiny_clip: is ignored beside --text-encoder"):
+        replace(config, text_encoder="a", image_encoder="b")
+
+
 @pytest.mark.parametrize("half", ["text_encoder", "image_encoder"])
 def test_half_of_an_encoder_is_refused(half):
     with pytest.raises(ClipsentError, match=f"--{half.replace('_', '-')}: is half of an encoder"):
@@ -300,7 +329,7 @@ def test_half_of_an_encoder_is_refused(half):
 
 def test_a_model_of_the_other_modality_is_refused(config, root, reader):
     with pytest.raises(ClipsentError, match="--image-encoder .*no model for images"):
-        fit(replace(config, text_encoder="tiny_clip", image_encoder=str(reader)))
+        fit(joined(config, "tiny_clip", reader))
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])

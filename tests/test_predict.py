@@ -351,6 +351,16 @@ def test_a_folder_in_an_old_encoding_is_labelled_with_a_warning_or_as_it_is_name
     caplog.clear()
     predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path, encoding="cp1251")
     assert "guess" not in caplog.text
+    shutil.copy(tmp_path / "a.txt", root / "data/guessed.txt")
+    shutil.copy(tmp_path / "a.jpg", root / "data/guessed.jpg")
+    (tmp_path / "list.txt").write_text("guid,tag\nguessed,null\n")
+    predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path / "list.txt")
+    assert "the encoding of 1 text is a guess: guid guessed (cp1252)" in caplog.text
+    caplog.clear()
+    predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path / "list.txt", encoding="cp1251")
+    assert "guess" not in caplog.text.replace("guessed", "")
+    for suffix in ("txt", "jpg"):
+        (root / f"data/guessed.{suffix}").unlink()
     (tmp_path / "b.txt").unlink()
     with pytest.raises(ClipsentError, match="guid b: has no text"):
         predict_file(WEIGHTS, Workspace(root), "outputs/old.txt", tmp_path)
@@ -367,6 +377,8 @@ def test_a_folder_in_an_old_encoding_is_labelled_with_a_warning_or_as_it_is_name
         ({"text": "a", "columns": Columns(id_column="id")}, "--id-column: is a column of no table"),
         ({"columns": Columns(text_column="text")}, "--text-column: is a column of no table"),
         ({"test_file": "data", "columns": Columns(text_column="text")}, "--text-column: is a column of no table"),
+        ({"test_file": "a.csv", "columns": Columns(label_column="a")}, "--label-column: is not read where posts"),
+        ({"test_file": "a.csv", "columns": Columns(split_column="a")}, "--split-column: is not read where posts"),
         ({"encoding": "klingon"}, "--encoding klingon: no such encoding"),
     ],
 )

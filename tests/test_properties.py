@@ -73,7 +73,7 @@ KINDS = typing.get_type_hints(TrainConfig)
 def made_to_fit(values: dict[str, object]) -> dict[str, object]:
     "The values, where one that only makes sense beside another gives way."
     both = values["text_encoder"] is not None and values["image_encoder"] is not None
-    values |= {} if both else {"text_encoder": None, "image_encoder": None}
+    values |= {"model_name": TrainConfig.model_name} if both else {"text_encoder": None, "image_encoder": None}
     return values | ({} if values["head_first"] else {"weight_interpolation": 1.0})
 
 

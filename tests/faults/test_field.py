@@ -22,6 +22,7 @@ from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decisions import (
     confidence_at,
+    conformal_threshold,
     cross_fit_temperature,
     fit_calibration,
     prediction_sets,
@@ -34,6 +35,7 @@ from clipsent_nb.explain import deletion_curves, explain
 from clipsent_nb.export import OnnxClassifier
 from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json, read_table, read_toml, write_count
 from clipsent_nb.heads import VariantConfig, heads
+from clipsent_nb.objective import apply_temperature, class_weights, loss_shares, reliability_table, wilson_interval
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
 from clipsent_nb.recipes import read_recipes
@@ -190,9 +192,33 @@ WRONG_ARGUMENTS = [
     (risk_coverage, {"y_true": ["a"], "probs": [[0.5, 0.5]]}, "y_true, row 0: 'a' is not a class id"),
     (fit_calibration, {"y_true": [], "probs": np.empty((0, 2))}, "y_true: must be a list of one or more class ids"),
     (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]] * 2}, "y_true: must be a list of 2 class ids"),
-    (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]], "folds": 0}, "folds 0: must be at least 2"),
-    (confidence_at, {"confidence": [], "coverage": 0.5}, "confidence_at: 0 posts"),
-    (confidence_at, {"confidence": [0.5], "coverage": 0}, "confidence_at: 1 posts, and a share of 0"),
+    (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]], "folds": 0}, "--folds 0: must be greater than"),
+    (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, 0.5]], "folds": "two"}, "--folds two: must be a whole"),
+    (cross_fit_temperature, {"y_true": [0], "probs": [[0.5, "a"]]}, "probs: must be numbers in rows of one length"),
+    (fit_calibration, {"y_true": [0, 1], "probs": [[0.5, 0.5], [1]]}, "probs: must be numbers in rows of one length"),
+    (fit_calibration, {"y_true": [0], "probs": [[0.5, np.nan]]}, "probs, row 0: [0.5, nan] are not probabilities"),
+    (risk_coverage, {"y_true": [0], "probs": [0.5]}, "probs: must have shape"),
+    (risk_coverage, {"y_true": [0], "probs": [[2.0, 3.0]]}, "probs, row 0: [2.0, 3.0] are not probabilities"),
+    (confidence_at, {"confidence": [], "coverage": 0.5}, "confidence: must be a list of one or more numbers"),
+    (confidence_at, {"confidence": 0.5, "coverage": 0.5}, "confidence: must be a list of one or more numbers"),
+    (confidence_at, {"confidence": [np.nan], "coverage": 0.5}, "confidence: must be a list of one or more numbers"),
+    (confidence_at, {"confidence": [0.5], "coverage": 0}, "--coverage 0: must be greater than 0"),
+    (confidence_at, {"confidence": [0.5], "coverage": np.nan}, "--coverage nan: must be a finite number"),
+    (confidence_at, {"confidence": [0.5], "coverage": "much"}, "--coverage much: must be a number"),
+    (conformal_threshold, {"y_true": [0], "probs": [[0.5, 0.5]], "alpha": 1.5}, "--alpha 1.5: must be less than 1"),
+    (conformal_threshold, {"y_true": [0], "probs": [0.5], "alpha": 0.1}, "probs: must have shape"),
+    (prediction_sets, {"probs": [[0.5, 0.5]], "threshold": np.nan, "labels": ["a", "b"]}, "--threshold nan: must be"),
+    (prediction_sets, {"probs": [[0.5, 9]], "threshold": 0.1, "labels": ["a", "b"]}, "probs, row 0: [0.5, 9.0] are"),
+    (prediction_sets, {"probs": [[0.5, 0.5]], "threshold": 0.1, "labels": "ab"}, "labels: 2 names for"),
+    (reliability_table, {"y_true": [0], "probs": [[0.5, 0.5]], "bins": 0}, "--bins 0: must be greater than"),
+    (class_weights, {"counts": ["many", 2]}, "class counts: must be numbers"),
+    (class_weights, {"counts": [1, 2], "weighting": "squared"}, "--class-weights squared: unknown"),
+    (loss_shares, {"combo_weights": "1,2,3"}, "--combo-weights: must be numbers"),
+    (apply_temperature, {"logits": [[1.0, 2.0]], "temperature": 0}, "temperature 0: must be above 0"),
+    (apply_temperature, {"logits": [["a", "b"]], "temperature": 1}, "logits: must be numbers"),
+    (wilson_interval, {"errors": 1, "total": 4, "level": 95}, "level 95: must be above 0 and below 1"),
+    (wilson_interval, {"errors": "one", "total": 4}, "errors and total: must be numbers"),
+    (reliability_table, {"y_true": [7], "probs": [[0.5, 0.5]]}, "y_true, row 0: 7 is not a class id"),
     (prediction_sets, {"probs": [[0.5, 0.5]], "threshold": 0.1, "labels": ["a"]}, "labels: 1 names for"),
     (execute, {"source": "run", "folder": "a", "parameters": [1]}, "parameters: are of type list; give a mapping"),
     (run_stage, {"only": {"splits": 1}}, "--only {'splits': 1}: must be text"),
@@ -595,3 +621,16 @@ def test_a_run_continues_only_with_the_posts_that_it_began_with(root, tmp_path):
         assert fit(replace(config, overwrite=True, epochs=1)).metrics["epochs"] == 1
     finally:
         text.write_bytes(before)
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa", "PA"])
+def test_what_cannot_be_seen_of_a_picture_is_white_however_pillow_holds_it(mode):
+    seen = Image.new("RGBA", (2, 2), (90, 90, 90, 128))
+    seen.putpixel((1, 1), (0, 0, 0, 0))
+    held = seen.convert("LA").convert("La") if mode == "La" else seen.convert(mode)
+    assert abs(open_image(held).getpixel((0, 0))[0] - 172) < 3 and open_image(held).getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N", "I"])
+def test_sixteen_bits_are_scaled_however_pillow_holds_them(mode):
+    assert open_image(Image.new(mode, (2, 2), 32768)).getpixel((0, 0)) == (127, 127, 127)
