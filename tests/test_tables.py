@@ -1,6 +1,7 @@
 """Posts that come in one table: whatever its kind, the same content gives the same splits; and posts of one half."""
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -136,12 +137,12 @@ def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
         (
             lambda table: table.assign(split=["val"] * 9 + ["train"] * 27),
             {"val_ratio": 0.1},
-            "--val-ratio 0.1: the posts to validate on are named in the table",
+            "--val-ratio 0.1: the posts to validate on are named already",
         ),
         (
             lambda table: table.assign(fold=[str(i % 3) for i in range(36)]),
             {"val_ratio": 0.2},
-            "--val-ratio 0.2: the posts to validate on are named in the table",
+            "--val-ratio 0.2: the posts to validate on are named already",
         ),
         (lambda table: table.assign(image=""), {}, "36 of 36 posts cannot be used; .* p.csv:2: no image"),
     ],
@@ -229,6 +230,56 @@ def test_folds_of_ones_own_are_kept(folder, tmp_path):
         assert {int(guid) % 3 for guid in read_split(splits / f"fold_{fold}/val.csv").guid} == {fold}
         assert {int(guid) % 3 for guid in read_split(splits / f"fold_{fold}/train.csv").guid} == {0, 1, 2} - {fold}
     assert (splits / "val.csv").read_bytes() == (splits / "fold_0/val.csv").read_bytes()
+
+
+def divide(root, **parts):
+    (root / "10-flod-1").mkdir(exist_ok=True)
+    for name, content in parts.items():
+        (root / "10-flod-1" / name.replace("_", ".")).write_text(content)
+
+
+def test_a_published_division_is_kept_and_what_does_not_fit_is_said(folder, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("clipsent_nb"), "propagate", True)  # where caplog listens
+    shutil.copytree(folder, tmp_path / "posts")
+    val, test = [{"id": 1}, {"id": "4"}, {"id": "20"}], "id,label\n5,neutral\n9,negative\n9\n"
+    train = "".join(f"{guid}\n" for guid, _ in POSTS if guid not in ("1", "4", "20", "5", "9", "11"))
+    divide(tmp_path / "posts", train_txt=train + "77\n", dev_json=json.dumps(val), test_txt=test)
+    report = make_splits(Workspace(tmp_path / "posts"), division="10-flod-1")
+    found = report.posts.set_index("guid").split
+    assert {guid for guid in found.index if found[guid] == "val"} == {"1", "4", "20"}
+    assert {guid for guid in found.index if found[guid] == "test"} == {"5", "9"} and "11" not in found
+    assert "warning: 1 val posts have copies in train" in str(report)  # 20 is a copy of 2
+    assert "1 in no part, not used: guid 11" in caplog.text and "1 without a post to use: guid 77" in caplog.text
+    assert "guid 9 listed twice, counted once" in caplog.text
+    assert set(report.audit.problem) == {"in no part of the division", "in the division, but no post to use"}
+
+
+@pytest.mark.parametrize(
+    "parts, what",
+    [
+        ({}, "holds no train.txt or train.json; name a folder"),
+        ({"train_txt": "1\n2\n", "val_txt": "2\n"}, "guid 2 is in two parts; keep it in one"),
+        ({"train_txt": "1\n", "val_txt": "2\n", "dev_txt": "3\n"}, "dev.txt and val.txt are both val; keep one"),
+        ({"train_txt": "x1\n", "val_txt": "x2\n"}, "names none of the posts; is it of another data set?"),
+        ({"train_json": "[1, {}]"}, "train.json, entry 2: has no id; write a list of ids"),
+        ({"train_json": "[1, 2"}, "train.json: cannot be read"),
+    ],
+)
+def test_a_published_division_that_cannot_be_used_is_refused(folder, tmp_path, parts, what):
+    shutil.copytree(folder, tmp_path / "posts")
+    before = (tmp_path / "posts/outputs/splits/val.csv").read_bytes()
+    with pytest.raises(ClipsentError, match="--division 10-flod-2: no such folder"):
+        make_splits(Workspace(tmp_path / "posts"), division="10-flod-2")
+    divide(tmp_path / "posts", **parts)
+    with pytest.raises(ClipsentError, match=re.escape(what)):
+        make_splits(Workspace(tmp_path / "posts"), division="10-flod-1")
+    assert (tmp_path / "posts/outputs/splits/val.csv").read_bytes() == before
+
+
+def test_a_table_is_not_divided_twice(folder, tmp_path):
+    table_of(folder).assign(split="train").to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(ClipsentError, match="the table has a division of its own"):
+        make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv", division="10-flod-1")
 
 
 def test_posts_of_one_author_stay_together(folder, tmp_path):
