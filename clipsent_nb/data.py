@@ -347,7 +347,7 @@ def _check_parts(posts: pd.DataFrame, val_ratio: float) -> None:
         group = labelled[labelled.group == labelled.group.mode()[0]]
         first = group.iloc[0]
         why = f"{len(group)} of them are copies of guid {first.guid}, {first.start[:60]!r}, and stay together"
-    where = "the division that was given" if "part" in posts else f"--val-ratio {val_ratio}"
+    where = "--split-column or --division" if "part" in posts else f"--val-ratio {val_ratio}"
     raise ClipsentError(where, what, why, "label other posts, or choose another share")
 
 # %% ../nbs/00_data.ipynb #7463e283
@@ -364,7 +364,7 @@ def make_splits(
     columns: Columns = Columns(),
     mvsa: Mvsa | None = None,  # Join the votes of labelResultAll.txt, of MVSA-Single or MVSA-Multiple
     division: Path
-    | None = None,  # A published one: a folder of ids in train, val or dev, test (.txt or .json), such as 10-flod-1
+    | None = None,  # A published one, such as 10-flod-1: a folder of train, val or dev, test (.txt, .json)
     allow_missing: bool = False,  # Keep posts without a text or without a picture
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, classes.csv, audit.csv and duplicates.csv; copies never straddle train and val.

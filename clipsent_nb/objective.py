@@ -49,6 +49,8 @@ def class_weights(
     Raises ClipsentError if a class has no posts.
     """
     rows = torch.as_tensor(as_numbers(counts, "class counts"))
+    if rows.ndim != 1 or not len(rows):
+        raise ClipsentError("class counts", f"must be a list, a number per class, got shape {tuple(rows.shape)}")
     if weighting not in get_args(Weighting):
         todo = f"choose one of {', '.join(get_args(Weighting))}"
         raise ClipsentError(f"--class-weights {weighting}", "unknown", todo=todo)
@@ -76,7 +78,7 @@ def effective_number_weights(
     Source: Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples".
     """
     class_weights(counts)  # the same demands on the counts
-    if not 0 <= beta < 1:
+    if not 0 <= as_numbers(beta, "--cb-beta") < 1:
         raise ClipsentError(
             f"--cb-beta {beta}",
             "must be at least 0 and below 1",
@@ -152,8 +154,10 @@ def make_loss(
     """
     if name not in get_args(LossName):
         raise ClipsentError(f"--loss {name}", "unknown", todo=f"choose one of {', '.join(get_args(LossName))}")
-    if not 0 <= focal_gamma < float("inf"):
+    if not 0 <= as_numbers(focal_gamma, "--focal-gamma") < float("inf"):
         raise ClipsentError(f"--focal-gamma {focal_gamma}", "must be 0 or more")
+    if not 0 <= as_numbers(smoothing, "--label-smoothing") < 1:
+        raise ClipsentError(f"--label-smoothing {smoothing}", "must be at least 0 and below 1")
     inverse, effective = class_weights(class_counts, weighting), effective_number_weights(class_counts, cb_beta)
     shares = loss_shares(combo_weights)
     placed = cache(lambda device: (inverse.to(device), effective.to(device)))
@@ -460,10 +464,14 @@ def adjust_probabilities(
 ) -> np.ndarray:
     """Probabilities in proportion to p / share ** tau [..., C].
 
+    Raises ClipsentError for shares that are not one per class, or not above 0.
     Source: Menon et al., 2021, "Long-Tail Learning via Logit Adjustment".
     """
-    logs = np.log(np.clip(np.asarray(probs, dtype=float), 1e-12, None)) - tau * np.log(np.asarray(shares, dtype=float))
-    return softmax(logs, axis=-1)
+    probs, shares = as_numbers(probs, "probs"), as_numbers(shares, "shares")
+    if shares.shape != probs.shape[-1:] or not (shares > 0).all():
+        what = f"must be a number above 0 for each of {probs.shape[-1:]} classes, got {shares.tolist()}"
+        raise ClipsentError("shares", what, todo="give those of the training posts")
+    return softmax(np.log(np.clip(probs, 1e-12, None)) - tau * np.log(shares), axis=-1)
 
 
 def fit_adjustment(
