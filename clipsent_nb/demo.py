@@ -42,7 +42,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from clipsent_nb.files import ClipsentError, Workspace
-from clipsent_nb.predict import answer_part, open_part, read_rows
+from clipsent_nb.labelling import answer_part, open_part, read_rows
 from clipsent_nb.tables import Columns
 
 MOST_ROWS = 1000  # of a table on the page

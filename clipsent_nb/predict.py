@@ -19,11 +19,11 @@ from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction
 from clipsent_nb.decoding import pair_posts
 from clipsent_nb.files import AtLeastOne, ClipsentError, ModelName, Workspace, checked
 from clipsent_nb.hub import fetch_run
+from clipsent_nb.labelling import BLOCK
 from clipsent_nb.members import Ensemble
 from clipsent_nb.runs import prediction_table, read_predictions
 from clipsent_nb.trained import TrainedModel
 
-BLOCK = 256  # posts that are in memory at a time
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
 
 # %% ../nbs/11_predict.ipynb #a5ha2e01
@@ -57,11 +57,12 @@ class PostReader:
         abstain_below, _ = check_shares(abstain_below)
         posts, tables = pair_posts(texts, images, batch_size, self.may_lack), []
         while (block := list(islice(posts, BLOCK))) or not tables:
-            tables.append(self._predict_block(block, len(tables) * BLOCK, batch_size))
+            tables.append(self.predict_block(block, len(tables) * BLOCK, batch_size))
         table = pd.concat(tables, ignore_index=True)
         return table if abstain_below is None else table.assign(abstained=table.confidence < abstain_below)
 
-    def _predict_block(self, block: list[tuple], first: int, batch_size: int) -> pd.DataFrame:
+    def predict_block(self, block: list[tuple], first: int, batch_size: int) -> pd.DataFrame:
+        "A row for each pair of a text and a picture, see `predict`; the first has the number `first` in messages."
         posts, unknown = pd.DataFrame({"guid": range(len(block))}), np.full(len(block), -1)
         probabilities = np.empty((0, len(self.labels)))
         if block:
@@ -175,176 +176,17 @@ def warn_of_training_posts(
             "warning: %d of %d posts, or copies of them, were trained on: guid %s", len(met), len(posts), first_few(met)
         )
 
-# %% ../nbs/11_predict.ipynb #c30925ae
+# %% ../nbs/11_predict.ipynb #695e6a6b
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from clipsent_nb.files import unicode_of
-from clipsent_nb.posts import IMAGE_SUFFIXES, post_file
-from clipsent_nb.tables import (
-    Columns,
-    as_text,
-    find_columns,
-    in_parts,
-    is_saved_dataset,
-    names_files,
-    picture_cell,
-    read_cells,
-    refuse_columns,
-)
-
-
-def read_folder(folder: Path, workspace: Workspace) -> Iterator[pd.DataFrame]:
-    """The posts of a folder, or of data/ in it, in parts: guid, text and image (Path or None).
-
-    Raises ClipsentError if there are none.
-    """
-    folder = folder / "data" if (folder / "data").is_dir() else folder
-    files, own = files_by_guid(folder), replace(workspace, data_root=folder)
-    if not files:
-        what = f"holds no texts (.txt) and no pictures ({', '.join(IMAGE_SUFFIXES)})"
-        raise ClipsentError(folder, what, todo="those of one post have one name")
-    for part in in_parts(files.items(), BLOCK):
-        halves = {
-            kind: [post_file(names[kind][0], own) if names[kind] else None for _, names in part]
-            for kind in ("text", "image")
-        }
-        yield pd.DataFrame({"guid": [guid for guid, _ in part], **halves}, dtype=object)
-
-
-def read_rows(
-    path: Path,  # See `read_cells`
-    columns: Columns,  # What its columns are called
-    workspace: Workspace,  # Its data root is where pictures are
-    encoding: str,  # Of a text file
-    needed: Sequence[str],  # text, image: the columns that must be there
-) -> Iterator[pd.DataFrame]:
-    """The posts of a table in parts: guid, text (text, Path or None) and image (Path, bytes or None).
-
-    Raises ClipsentError if the table or a column cannot be used.
-    """
-    found, first = {}, 1
-    for cells in read_cells(path, encoding, BLOCK):
-        found = found or find_columns(cells, columns, path.name, needed, ("id", "text", "image"))
-        parts = {part: cells[name] if name in cells else [None] * len(cells) for part, name in found.items()}
-        texts = [as_text(cell) or None for cell in parts.get("text", [None] * len(cells))]
-        if str(found.get("text")).lower() == "text_path":
-            texts = [text and post_file(text, workspace) for text in texts]
-        elif first == 1 and names_files([text for text in texts if text][:5], workspace):
-            what = f"column {found['text']} names files, such as {texts[0]}"
-            raise ClipsentError(path, what, todo="call a column of text files text_path")
-        pictures = [picture_cell(cell) or None for cell in parts.get("image", [None] * len(cells))]
-        pictures = [post_file(one, workspace) if isinstance(one, str) else one for one in pictures]
-        guids = map(as_text, parts["id"]) if "id" in parts else map(str, range(first, first + len(cells)))
-        yield pd.DataFrame({"guid": guids, "text": texts, "image": pictures}, dtype=object)
-        first += len(cells)
-
-# %% ../nbs/11_predict.ipynb #d69e3f0c
-from clipsent_nb.decoding import LEGACY, TRAINED_ON_BOTH, check_encoding, read_text
-from clipsent_nb.files import digest
-
-
-def warn_of_guesses(
-    encodings: Iterable[tuple[str, str]],  # guid, and what the text was read as
-    source: Path,  # Where the posts come from
-) -> None:
-    "Log a warning that names the texts whose encoding was guessed."
-    if guessed := [f"{guid} ({found})" for guid, found in encodings if found in LEGACY]:
-        what = f"the encoding of {write_count(len(guessed), 'text')} is a guess: guid {first_few(guessed)}"
-        log.warning("warning: %s: %s; if it is another, name it by --encoding", source, what)
-
-
-def open_part(part: pd.DataFrame, encoding: str) -> pd.DataFrame:
-    "Posts in memory: texts in place of their files, and columns encoding and image_digest; pictures stay where they are."
-    texts, digests, encoding = [], [], "" if encoding == "auto" else encoding
-    for text, image in zip(part.text, part.image, strict=True):
-        try:
-            texts.append(read_text(text, encoding) if isinstance(text, Path) else (text, "utf-8"))
-        except OSError as error:
-            raise ClipsentError(text, "no such text, or not readable") from error
-        content = image.read_bytes() if isinstance(image, Path) and image.is_file() else image
-        digests.append(digest(content) if isinstance(content, bytes) else "")
-    opened = pd.DataFrame(texts, columns=["text", "encoding"], index=part.index, dtype=object)
-    return part.assign(text=opened.text, encoding=opened.encoding, image_digest=digests)
-
-
-def answer_part(
-    classifier: PostReader,
-    part: pd.DataFrame,  # From `open_part`, at most `BLOCK` rows
-    source: Path,  # Where they come from, for messages
-    first: int,  # The number of the first post, counted from 1
-    batch_size: int,  # Posts that the model looks at together
-) -> pd.DataFrame:
-    """The answers: guid, tag, the probability of each class, confidence, and image_digest.
-
-    Raises ClipsentError that names the post that cannot be used.
-    """
-    try:
-        for kind, noun in (("text", "text"), ("image", "picture")):
-            if kind not in classifier.may_lack and (lacking := part.guid[part[kind].isna()].tolist()):
-                raise ClipsentError(f"guid {lacking[0]}", f"has no {noun}", todo=TRAINED_ON_BOTH)
-        block = list(pair_posts(part.text, part.image, batch_size, classifier.may_lack, first))
-        table = classifier._predict_block(block, first, batch_size)
-    except ClipsentError as error:
-        done = error.done or f"{write_count(first - 1, 'answer')} to the posts before will be used again"
-        raise ClipsentError(f"{source}: {error.where}", error.what, done, error.todo) from error
-    table = table.rename(columns={"pred_label": "tag"}).assign(guid=part.guid, image_digest=part.image_digest)
-    return table[["guid", "tag", *(f"p_{label}" for label in classifier.labels), "confidence", "image_digest"]]
-
-# %% ../nbs/11_predict.ipynb #2a58e841
-import shutil
-from collections import Counter
-
-from clipsent_nb.files import atomic_write, locked, progress_bar, read_table, write_csv
-from clipsent_nb.posts import OF_NOBODY
-
-
-def answer_parts(
-    classifier: PostReader,
-    parts: Iterable[pd.DataFrame],  # From `read_folder` or `read_rows`
-    source: Path,  # Where they come from, for messages
-    folder: Path,  # Receives a file for each part
-    known: Sequence[object],  # What decides the answers beside the posts
-    encoding: str,  # Of texts
-    batch_size: int,  # Posts that the model looks at together
-) -> list[Path]:
-    "The files of the answers, in order; those that are there are not computed again. A warning names guessed encodings."
-    files, first, guessed = [], 1, []
-    with progress_bar(description="labelling", unit="post") as bar:
-        for part in parts:
-            part = open_part(part, encoding)
-            guessed += zip(part.guid, part.encoding, strict=True)
-            key = digest(repr([known, first, part.drop(columns=["image", "encoding"]).values.tolist()]).encode())
-            files.append(folder / f"{len(files):06}-{key}.csv")
-            if not files[-1].is_file():
-                write_csv(answer_part(classifier, part, source, first, batch_size), files[-1])
-            first += len(part)
-            bar.update(len(part))
-    if encoding == "auto":
-        warn_of_guesses(guessed, source)
-    return files
-
-
-def join_parts(
-    files: Sequence[Path],  # From `answer_parts`
-    path: Path,  # Receives guid and tag
-    beside: Path,  # Receives the probabilities too
-    threshold: float,  # Answers with less confidence are marked
-    met: Set[str],  # Digests of pictures that the model was trained on
-) -> tuple[Counter, int, int]:
-    "Write the two files of answers, part by part; how many posts have each tag, are abstained, and have a picture of `met`."
-    tags, abstained, trained_on = Counter(), 0, 0
-    with atomic_write(path) as answers, atomic_write(beside) as details:
-        for number, file in enumerate(files):
-            table, how = read_table(file), {"index": False, "header": not number, "lineterminator": "\n"}
-            trained_on += table.image_digest.isin(met).sum()
-            table = table.drop(columns="image_digest").assign(abstained=table.confidence.astype(float) < threshold)
-            table[["guid", "tag"]].to_csv(answers, **how)
-            table.to_csv(details, **how)
-            tags.update(table.tag)
-            abstained += table.abstained.sum()
-    return tags, abstained, trained_on
+from clipsent_nb.tables import Columns, is_saved_dataset, refuse_columns
 
 # %% ../nbs/11_predict.ipynb #551fb8f6
+from clipsent_nb.labelling import answer_here, answer_on_ray, label_posts, read_folder, read_rows, warn_of_guesses
+
+
 def is_listed(path: Path) -> bool:
     "Whether a file is a list of posts or a split file."
     if path.is_dir() or path.suffix.lower() in (".tsv", ".jsonl", ".xlsx", ".parquet"):
@@ -370,32 +212,43 @@ def find_parts(
     needed = [kind for kind in ("text", "image") if kind not in may_lack]
     return read_rows(source, columns, workspace, encoding, needed)
 
-
-def model_state(folder: Path) -> list[tuple]:
-    "Names, sizes and times of the files that make a model."
-    files = [file for pattern in ("*.pt", "*.json", "members/*/*.*") for file in sorted(folder.glob(pattern))]
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+# %% ../nbs/11_predict.ipynb #c73f8df2
+from clipsent_nb.batches import Cluster
+from clipsent_nb.decoding import check_encoding, read_text
 
 
-def label_posts(
-    classifier: PostReader,
-    parts: Iterable[pd.DataFrame],  # From `read_folder` or `read_rows`
-    source: Path,  # Where they come from, for messages
-    outputs: tuple[Path, Path],  # Receive the tags, and the probabilities
-    threshold: float,  # Answers with less confidence are marked
-    how: Mapping[str, object],  # encoding and batch_size
-) -> tuple[Counter, int]:
-    "Answer posts part by part, and write both files; how many have each tag, and are abstained."
-    path, posts = outputs[0], classifier.folder and classifier.folder / "train_posts.csv"
-    met = set(read_table(posts).image_digest) - set(OF_NOBODY) if posts and posts.is_file() else set()
-    folder, known = path.with_name(f".{path.name}.parts"), [model_state(Path(classifier.folder)), *how.values()]
-    with locked(path.parent, "--output", f".{path.name}.lock"):
-        files = answer_parts(classifier, parts, source, folder, known, **how)
-        tags, abstained, trained_on = join_parts(files, *outputs, threshold, met)
-        shutil.rmtree(folder)
-    if trained_on:
-        log.warning("warning: %d of %d posts have a picture that was trained on", trained_on, tags.total())
-    return tags, abstained
+def check_request(
+    alone: bool,  # Whether one post was given by --text and --image
+    test_file: Path | None,
+    encoding: str,
+    abstain_below: float | None,
+    coverage: float | None,
+) -> None:
+    "Raise ClipsentError for flags of `predict_file` that contradict each other, or an encoding that is none."
+    if abstain_below is not None and coverage is not None:
+        raise ClipsentError("--abstain-below and --coverage", "say the same", todo="give one of them")
+    if alone and (ignored := "--test-file" if test_file else "--encoding" if encoding != "auto" else ""):
+        raise ClipsentError(ignored, "says nothing of the post of --text and --image", todo="leave it out")
+    check_encoding(encoding)
+
+
+def check_reading(
+    columns: Columns,
+    cluster: Cluster,
+    whole: bool,  # Whether the posts are answered in one piece, as those of a list are
+    bare: bool,  # Whether they have no columns
+) -> None:
+    "Raise ClipsentError for columns and workers that nobody would ask for."
+    if cluster.jobs > 1 and cluster.engine == "local":
+        raise ClipsentError(f"--jobs {cluster.jobs}", "needs --engine ray")
+    if cluster.engine == "ray" and whole:
+        raise ClipsentError("--engine ray", "answers tables and folders", todo="name one by --test-file")
+    for name in ("label_column", "group_column", "split_column"):
+        if getattr(columns, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise ClipsentError(flag, "is not read where posts are labelled", todo="leave it out")
+    if bare:
+        refuse_columns(columns, "say which with --test-file")
 
 # %% ../nbs/11_predict.ipynb #3fc2961d
 def label_listed(
@@ -428,6 +281,8 @@ def describe_answer(answer: pd.Series, labels: Sequence[str], threshold: float) 
     return f"{answer.pred_label} {answer.confidence:.2f} ({others}){unsure}"
 
 # %% ../nbs/11_predict.ipynb #681a6231
+from functools import partial
+
 ANSWERS = Path("outputs/test_with_label_clip_aug.txt")
 
 
@@ -445,6 +300,7 @@ def predict_file(
     batch_size: AtLeastOne = 32,  # Posts that the model looks at together
     abstain_below: Share | None = None,  # Mark answers with less confidence as abstained, in the table of probabilities
     coverage: Share | None = None,  # Or mark as many as leave this share of the validation posts answered
+    cluster: Cluster = Cluster(),  # Who answers a table or a folder
 ) -> Path | str:
     """Label posts and write the result: rows in the input's order, none missing. A post of --text and --image is answered in a line.
 
@@ -453,22 +309,11 @@ def predict_file(
     parquet or jsonl. Tables and folders are read in parts, and a call that was interrupted goes on where it was.
     Raises ClipsentError, and writes nothing, if the weights do not load or a post cannot be read.
     """
-    if abstain_below is not None and coverage is not None:
-        raise ClipsentError("--abstain-below and --coverage", "say the same", todo="give one of them")
     alone, how = text is not None or image is not None, {"encoding": encoding, "batch_size": batch_size}
-    if alone and (ignored := "--test-file" if test_file else "--encoding" if encoding != "auto" else ""):
-        raise ClipsentError(ignored, "says nothing of the post of --text and --image", todo="leave it out")
-    check_encoding(encoding)
     path, source = workspace.resolve(output or ANSWERS), workspace.posts_root / (test_file or LISTS["test"])
-    if alone or is_listed(source) or (source.is_dir() and not is_saved_dataset(source)):
-        refuse_columns(columns, "say which with --test-file")
-    for flag, unread in (
-        ("--label-column", columns.label_column),
-        ("--group-column", columns.group_column),
-        ("--split-column", columns.split_column),
-    ):
-        if unread:
-            raise ClipsentError(flag, "is not read where posts are labelled", todo="leave it out")
+    whole = alone or is_listed(source)
+    check_request(alone, test_file, encoding, abstain_below, coverage)
+    check_reading(columns, cluster, whole, whole or (source.is_dir() and not is_saved_dataset(source)))
     outputs = path, path.with_name(f"{path.stem}_probabilities.csv")
     for file in outputs:
         check_output(file, [source, workspace.resolve(weights)], workspace)
@@ -477,13 +322,17 @@ def predict_file(
     if alone and output is None:
         answers = classifier.predict([text], [image and workspace.resolve(image)])
         return describe_answer(answers.iloc[0], classifier.labels, threshold)
-    if is_listed(source) and not alone:
+    if whole and not alone:
         tags, abstained = label_listed(classifier, source, workspace, outputs, threshold, how)
     else:
         rows = {"guid": ["1"], "text": [text], "image": [image and workspace.resolve(image)]}
         own = [pd.DataFrame(rows, dtype=object)] if alone else None
         parts = own or find_parts(source, columns, workspace, encoding, classifier.may_lack)
-        tags, abstained = label_posts(classifier, parts, source, outputs, threshold, how)
+        engine = partial(answer_here, classifier)
+        if cluster.engine == "ray":
+            there = replace(workspace, project_root=workspace.project_root.resolve())
+            engine = partial(answer_on_ray, cluster, (fetch_run(weights, there).resolve(), there, model_name))
+        tags, abstained = label_posts(classifier, parts, source, outputs, threshold, how, engine)
     answers = ", ".join(f"{tags[label]} {label}" for label in classifier.labels)
     unsure = f"; {abstained} abstained, below a confidence of {threshold:.3f}" if threshold else ""
     log.info("%s: %s%s", write_count(tags.total(), "post"), answers, unsure)

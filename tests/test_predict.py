@@ -14,7 +14,8 @@ import torch
 from faults.hub import FakeHub, status
 from PIL import Image
 
-from clipsent_nb import predict
+from clipsent_nb import labelling
+from clipsent_nb.batches import Cluster
 from clipsent_nb.cli import main
 from clipsent_nb.files import ClipsentError, Workspace, write_json
 from clipsent_nb.model import read_weights, write_weights
@@ -284,10 +285,10 @@ def test_posts_in_any_table_are_labelled_like_those_of_a_folder(root, new_posts,
 
 
 def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "BLOCK", 2)
+    monkeypatch.setattr(labelling, "BLOCK", 2)
     new_posts.to_csv(root / "many.csv", index=False)
     whole = predict_file(WEIGHTS, Workspace(root), tmp_path / "whole.txt", "many.csv")
-    answer, asked = predict.answer_part, []
+    answer, asked = labelling.answer_part, []
 
     def interrupted(classifier, part, source, first, batch_size):
         if first > 4 and not asked.count(-1):
@@ -296,7 +297,7 @@ def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp
         asked.append(first)
         return answer(classifier, part, source, first, batch_size)
 
-    monkeypatch.setattr(predict, "answer_part", interrupted)
+    monkeypatch.setattr(labelling, "answer_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_file(WEIGHTS, Workspace(root), tmp_path / "parts.txt", "many.csv")
     assert not (tmp_path / "parts.txt").exists()
@@ -305,6 +306,29 @@ def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp
     for ending in ("whole", "parts"):
         assert len(pd.read_csv(tmp_path / f"{ending}_probabilities.csv")) == 6
     assert not list(tmp_path.glob(".*.parts"))
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_answer_like_one_process_and_go_on_where_it_was(root, new_posts, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(labelling, "BLOCK", 2)
+    new_posts.to_csv(root / "many.csv", index=False)
+    new_posts.assign(picture=[*new_posts.picture[:4], "no.jpg", "no.jpg"]).to_csv(root / "broken.csv", index=False)
+    here = predict_file(WEIGHTS, Workspace(root), tmp_path / "here.txt", "many.csv")
+    ray = {"cluster": Cluster(engine="ray", jobs=2)}
+    there = predict_file(WEIGHTS, Workspace(root), tmp_path / "there.txt", "many.csv", **ray)
+    assert there.read_bytes() == here.read_bytes()
+    one, other = (pd.read_csv(tmp_path / f"{name}_probabilities.csv") for name in ("here", "there"))
+    pd.testing.assert_frame_equal(one, other, atol=1e-6)
+    messages = []
+    for cluster in (Cluster(), ray["cluster"]):
+        with pytest.raises(ClipsentError) as caught:
+            predict_file(WEIGHTS, Workspace(root), tmp_path / "broken.txt", "broken.csv", cluster=cluster)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and "no.jpg" in messages[0]
+    assert len(list((tmp_path / ".broken.txt.parts").iterdir())) == 2
+    with pytest.raises(ClipsentError, match="--jobs 99: the cluster has"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "x.txt", "many.csv", cluster=Cluster(engine="ray", jobs=99))
 
 
 def trained_without(root: Path, folder: Path, **settings: object) -> Path:
@@ -337,7 +361,7 @@ def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(ro
         Classifier.load(dropped).predict([None], [None])
     posts = pd.read_csv(tmp_path / "dropped/train_posts.csv", dtype=str)
     stand_ins = trained_without(root, tmp_path / "stand_ins")
-    posts.loc[0, "image_digest"] = predict.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
+    posts.loc[0, "image_digest"] = labelling.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
     posts.to_csv(stand_ins / "train_posts.csv", index=False)
     assert Classifier.load(stand_ins).may_lack == {"image"} and classifier.may_lack == set()
 
@@ -377,6 +401,8 @@ def test_a_folder_in_an_old_encoding_is_labelled_with_a_warning_or_as_it_is_name
         ({"text": "a", "columns": Columns(id_column="id")}, "--id-column: is a column of no table"),
         ({"columns": Columns(text_column="text")}, "--text-column: is a column of no table"),
         ({"test_file": "data", "columns": Columns(text_column="text")}, "--text-column: is a column of no table"),
+        ({"cluster": Cluster(engine="ray")}, "--engine ray: answers tables and folders; name one by --test-file"),
+        ({"test_file": "data", "cluster": Cluster(jobs=2)}, "--jobs 2: needs --engine ray"),
         ({"test_file": "a.csv", "columns": Columns(label_column="a")}, "--label-column: is not read where posts"),
         ({"test_file": "a.csv", "columns": Columns(split_column="a")}, "--split-column: is not read where posts"),
         ({"encoding": "klingon"}, "--encoding klingon: no such encoding"),
