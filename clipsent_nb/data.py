@@ -363,8 +363,7 @@ def make_splits(
     table: Path | None = None,  # All posts: csv, tsv, xlsx, parquet, jsonl or saved data set; relative to the data root
     columns: Columns = Columns(),
     mvsa: Mvsa | None = None,  # Join the votes of labelResultAll.txt, of MVSA-Single or MVSA-Multiple
-    division: Path
-    | None = None,  # A published one, such as 10-flod-1: a folder of train, val or dev, test (.txt, .json)
+    division: Path | None = None,  # A published one: a folder of train, val or dev, and test, such as 10-flod-1
     allow_missing: bool = False,  # Keep posts without a text or without a picture
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, classes.csv, audit.csv and duplicates.csv; copies never straddle train and val.

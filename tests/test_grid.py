@@ -353,11 +353,11 @@ def test_weights_of_runs_named_by_the_caller_stay(base):
 def test_a_hub_that_refuses_is_asked_once_for_all_folds(base, monkeypatch):
     asked = []
 
-    def refuse(model, offline):
-        asked.append(model)
+    def refuse(config):
+        asked.append(config.model_name)
         raise ClipsentError("--model-name someone/clip", "the hub does not deliver it")
 
-    monkeypatch.setattr(batches, "fetch_encoder", refuse)
+    monkeypatch.setattr(batches, "find_encoder", refuse)
     folds = [replace(base, model_name="someone/clip", train_csv=Path(f"{name}.csv")) for name in "abc"]
     with pytest.raises(ClipsentError, match="the hub does not deliver it"):
         prepare(folds)
