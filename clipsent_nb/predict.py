@@ -19,7 +19,7 @@ from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction
 from clipsent_nb.decoding import pair_posts
 from clipsent_nb.files import AtLeastOne, ClipsentError, ModelName, Workspace, checked
 from clipsent_nb.hub import fetch_run
-from clipsent_nb.labelling import BLOCK
+from clipsent_nb.labelling import PART_SIZE
 from clipsent_nb.members import Ensemble
 from clipsent_nb.runs import prediction_table, read_predictions
 from clipsent_nb.trained import TrainedModel
@@ -56,8 +56,8 @@ class PostReader:
         """
         abstain_below, _ = check_shares(abstain_below)
         posts, tables = pair_posts(texts, images, batch_size, self.may_lack), []
-        while (block := list(islice(posts, BLOCK))) or not tables:
-            tables.append(self.predict_block(block, len(tables) * BLOCK, batch_size))
+        while (block := list(islice(posts, PART_SIZE))) or not tables:
+            tables.append(self.predict_block(block, len(tables) * PART_SIZE, batch_size))
         table = pd.concat(tables, ignore_index=True)
         return table if abstain_below is None else table.assign(abstained=table.confidence < abstain_below)
 
@@ -267,7 +267,8 @@ def label_listed(
     names = [f"p_{label}" for label in classifier.labels]
     details = table[["guid", "tag", *names, "confidence", "abstained"]]
     write_together(dict(zip(outputs, (table[["guid", "tag"]], details), strict=True)))
-    if "encoding" not in posts:
+    said = source == workspace.posts_root / LISTS["test"] and workspace.resolve("outputs/splits/test.csv").is_file()
+    if "encoding" not in posts and not said:  # by `splits`, which reads that list too
         texts = [(guid, file) for guid, file in zip(posts.guid, posts.text_file, strict=True) if Path(file).is_file()]
         warn_of_guesses([(guid, read_text(file)[1]) for guid, file in texts], source)
     warn_of_training_posts(posts, classifier.folder)

@@ -285,7 +285,7 @@ def test_posts_in_any_table_are_labelled_like_those_of_a_folder(root, new_posts,
 
 
 def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp_path, monkeypatch):
-    monkeypatch.setattr(labelling, "BLOCK", 2)
+    monkeypatch.setattr(labelling, "PART_SIZE", 2)
     new_posts.to_csv(root / "many.csv", index=False)
     whole = predict_file(WEIGHTS, Workspace(root), tmp_path / "whole.txt", "many.csv")
     answer, asked = labelling.answer_part, []
@@ -311,7 +311,7 @@ def test_a_killed_process_goes_on_and_writes_the_same_bytes(root, new_posts, tmp
 @pytest.mark.slow
 def test_workers_of_a_cluster_answer_like_one_process_and_go_on_where_it_was(root, new_posts, tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setattr(labelling, "BLOCK", 2)
+    monkeypatch.setattr(labelling, "PART_SIZE", 2)
     new_posts.to_csv(root / "many.csv", index=False)
     new_posts.assign(picture=[*new_posts.picture[:4], "no.jpg", "no.jpg"]).to_csv(root / "broken.csv", index=False)
     here = predict_file(WEIGHTS, Workspace(root), tmp_path / "here.txt", "many.csv")
