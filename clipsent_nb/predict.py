@@ -281,6 +281,16 @@ def describe_answer(answer: pd.Series, labels: Sequence[str], threshold: float) 
     unsure = f"; abstained, below a confidence of {threshold:.2f}" if answer.confidence < threshold else ""
     return f"{answer.pred_label} {answer.confidence:.2f} ({others}){unsure}"
 
+# %% ../nbs/11_predict.ipynb #95518cbe
+def check_output(output: Path, inputs: Iterable[Path], workspace: Workspace) -> None:
+    "Raise ClipsentError if the output is a folder, lies among the posts, or would replace an input."
+    path, posts = workspace.resolve(output).resolve(), workspace.posts_root / "data"
+    if path.is_dir():
+        raise ClipsentError(f"--output {path}", "is a folder", todo="give the name of a file")
+    inputs = [*inputs, workspace.posts_root / "train.txt"]
+    if posts.resolve() in path.parents or path in [file.resolve() for file in inputs]:
+        raise ClipsentError(f"--output {path}", "would replace an input file", todo="choose another name")
+
 # %% ../nbs/11_predict.ipynb #681a6231
 from functools import partial
 
@@ -338,13 +348,3 @@ def predict_file(
     unsure = f"; {abstained} abstained, below a confidence of {threshold:.3f}" if threshold else ""
     log.info("%s: %s%s", write_count(tags.total(), "post"), answers, unsure)
     return path
-
-# %% ../nbs/11_predict.ipynb #95518cbe
-def check_output(output: Path, inputs: Iterable[Path], workspace: Workspace) -> None:
-    "Raise ClipsentError if the output is a folder, lies among the posts, or would replace an input."
-    path, posts = workspace.resolve(output).resolve(), workspace.posts_root / "data"
-    if path.is_dir():
-        raise ClipsentError(f"--output {path}", "is a folder", todo="give the name of a file")
-    inputs = [*inputs, workspace.posts_root / "train.txt"]
-    if posts.resolve() in path.parents or path in [file.resolve() for file in inputs]:
-        raise ClipsentError(f"--output {path}", "would replace an input file", todo="choose another name")
