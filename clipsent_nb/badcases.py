@@ -293,7 +293,7 @@ def write_report(
     write_csv(scored, folder / "scored.csv")
     values = {"project_root": str(config.project_root), "data_root": str(config.posts_root)}
     values |= {"allow_outside": config.allow_outside, "scored_csv": str(folder / "scored.csv")}
-    values |= {"weights": weights and str(config.resolve(weights)), "explain_errors": config.explain_errors}
+    values |= {"weights": weights and str(config.resolve(weights).resolve()), "explain_errors": config.explain_errors}
     return MiningReport(scored, path, execute("badcases", folder, values) if report else None)
 
 

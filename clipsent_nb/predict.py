@@ -338,11 +338,12 @@ def predict_file(
     else:
         rows = {"guid": ["1"], "text": [text], "image": [image and workspace.resolve(image)]}
         own = [pd.DataFrame(rows, dtype=object)] if alone else None
-        parts = own or find_parts(source, columns, workspace, encoding, classifier.may_lack)
         engine = partial(answer_here, classifier)
-        if cluster.engine == "ray":
-            there = replace(workspace, project_root=workspace.project_root.resolve())
-            engine = partial(answer_on_ray, cluster, (fetch_run(weights, there).resolve(), there, model_name))
+        if cluster.engine == "ray":  # workers start in another folder
+            roots = {"project_root": workspace.project_root.resolve(), "data_root": workspace.posts_root.resolve()}
+            workspace, source = replace(workspace, **roots), source.resolve()
+            engine = partial(answer_on_ray, cluster, (fetch_run(weights, workspace).resolve(), workspace, model_name))
+        parts = own or find_parts(source, columns, workspace, encoding, classifier.may_lack)
         tags, abstained = label_posts(classifier, parts, source, outputs, threshold, how, engine)
     answers = ", ".join(f"{tags[label]} {label}" for label in classifier.labels)
     unsure = f"; {abstained} abstained, below a confidence of {threshold:.3f}" if threshold else ""

@@ -36,7 +36,7 @@ from clipsent_nb.cli import parse
 from clipsent_nb.copies import find_copies
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import open_image
-from clipsent_nb.files import ClipsentError, Workspace, read_table, write_csv
+from clipsent_nb.files import ClipsentError, Workspace, read_json, read_table, write_csv
 from clipsent_nb.inputs import refresh_content
 from clipsent_nb.runs import TrainConfig
 from clipsent_nb.state import sample_config
@@ -388,3 +388,16 @@ def test_copies_of_other_bad_cases_are_refused(root):
         merge(workspace=Workspace(root))
     with pytest.raises(ClipsentError, match="would replace the training file"):
         merge(output_csv=Path("outputs/splits/train.csv"), workspace=Workspace(root))
+
+
+@pytest.mark.slow
+def test_the_report_draws_what_the_surest_errors_rest_on(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    config = sample_config(Path(root.name), explain_errors=1)
+    mined = mine(config, "val", weights=Path("outputs/optimize/clip"), output_csv=Path("out/explained.csv"))
+    [*_, last] = read_json(mined.report.with_suffix(".ipynb"))["cells"]
+    pictures = [output for output in last["outputs"] if "image/png" in output.get("data", {})]
+    wrong = mined.scored[
+        mined.scored.kind.isin(["model", "unsure"]) & (mined.scored.pred_label != mined.scored.true_label)
+    ]
+    assert len(pictures) == min(1, len(wrong))

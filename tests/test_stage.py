@@ -296,7 +296,9 @@ def test_commands_understand_the_default_settings(name):
     places = [value for value in call.values() if isinstance(value, Workspace)]
     assert [place.posts_root for place in places] == [Path("raw")]
     assert [word for word in ("train", "batch") if word in plan.step.tables] == [
-        table for table, field in (("train", "epochs"), ("batch", "dry_run")) if field in settable(load(plan.step.command))
+        table
+        for table, field in (("train", "epochs"), ("batch", "dry_run"))
+        if field in settable(load(plan.step.command))
     ]
 
 
