@@ -20,6 +20,7 @@ import pandas as pd
 
 from clipsent_nb.files import (
     ClipsentError,
+    checked,
     describe_error,
     digest,
     first_few,
@@ -31,7 +32,15 @@ from clipsent_nb.files import (
     settings,
     write_json,
 )
-from .runs import EXECUTION_ONLY, TrainConfig, config_values, differing, identity, read_run_config
+from clipsent_nb.runs import (
+    EXECUTION_ONLY,
+    TrainConfig,
+    config_values,
+    differing,
+    identity,
+    read_metrics,
+    read_run_config,
+)
 
 # %% ../nbs/05a_batches.ipynb #48972b61
 def format_value(
@@ -310,6 +319,19 @@ def execute_run(
         run.state, run.reason = ("pruned", judged[0]) if judged else ("failed", run.reason or "ended without a result")
 
 # %% ../nbs/05a_batches.ipynb #304f29bc
+def read_cells(batch: Path) -> list[dict[str, object]]:
+    """What cells.json says of the runs of a batch: name, values, state, reason, seconds.
+
+    Raises ClipsentError if it is damaged.
+    """
+    path, todo = batch / "cells.json", "delete it, and repeat the command; runs that are complete are kept"
+    cells = read_json(path, todo, ["cells"])["cells"]
+    known = {"name", "values", "state", "reason", "seconds"}
+    if not isinstance(cells, list) or any(not isinstance(cell, dict) or known - cell.keys() for cell in cells):
+        raise ClipsentError(path, "damaged (not a list of runs)", todo=todo)
+    return cells
+
+
 class BatchFolder:
     "Where the runs of a batch are, and cells.json, which says what has become of them."
 
@@ -322,7 +344,7 @@ class BatchFolder:
     ) -> None:
         self.path, self.axes, self.execution, self.kept, self.lock = path, list(axes), execution, kept, Lock()
         file = path / "cells.json"
-        self.earlier = {row["name"]: row for row in read_json(file)["cells"]} if file.is_file() else {}
+        self.earlier = {row["name"]: row for row in read_cells(path)} if file.is_file() else {}
         self.rows: dict[str, dict[str, object]] = {}
         self.metrics: dict[Path, dict[str, object]] = {}  # of the runs that are done
 
@@ -340,7 +362,7 @@ class BatchFolder:
     def ranking(self) -> list[tuple[float, Path]]:
         "Macro-F1 and folder of the runs that are done, the best first and the leaked ones last."
         done = [self.path / name for name, row in self.rows.items() if row["state"] == "done"]
-        self.metrics |= {folder: read_json(folder / "metrics.json") for folder in done if folder not in self.metrics}
+        self.metrics |= {folder: read_metrics(folder) for folder in done if folder not in self.metrics}
         scores = [(self.metrics[folder]["best_val_f1_macro"], folder) for folder in done]
         return sorted(scores, key=lambda pair: (self.metrics[pair[1]]["leaked"], -pair[0]))
 
@@ -386,7 +408,7 @@ def read_scores(
     "A run's scores and costs as a row of a table, or nothing if it is not complete."
     if not (folder / "metrics.json").is_file():
         return {}
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_metrics(folder)
     low, high = metrics["best_val_f1_macro_interval"]
     f1 = [name.removeprefix("best_val_") for name in metrics if name.startswith("best_val_f1_")]
     by_class = [name for name in f1 if name.removeprefix("f1_") not in OF_SCORES]
@@ -408,7 +430,7 @@ def collect(
     if not (folder / "cells.json").is_file():
         what = "no cells.json, so no comparison was started there"
         raise ClipsentError(folder, what, todo="`clipsent grid` starts one")
-    rows, cells = [], read_json(folder / "cells.json")["cells"]
+    rows, cells = [], read_cells(folder)
     for name, cell in zip(name_runs([cell["values"] for cell in cells]), cells, strict=True):
         scores = read_scores(folder / cell["name"]) if cell["state"] == "done" else {}
         ending = {name: cell[name] for name in ("state", "reason", "seconds")} | {"folder": cell["name"]}
@@ -489,6 +511,7 @@ def describe_plan(
     return table
 
 # %% ../nbs/05a_batches.ipynb #48c363aa
+@checked
 def run_many(
     configs: Sequence[TrainConfig],  # Each with a folder of its own, all of them in one
     folder: Path,  # That one; receives cells.json
@@ -500,7 +523,6 @@ def run_many(
     A run that fails stops no other; it is tried again by the next call, from its last saved state.
     Raises ClipsentError if nothing can be started, or a folder holds another run or is in use.
     """
-    folder = Path(folder)
     with locked(folder, "--output-dir"):
         batch = BatchFolder(folder, varied(configs), execution, kept)
         runs = plan_runs(configs, batch)

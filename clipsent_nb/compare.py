@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipsent_nb.batches import name_runs
-from clipsent_nb.files import ClipsentError, read_json
+from clipsent_nb.batches import name_runs, read_cells
+from clipsent_nb.files import ClipsentError
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
 from clipsent_nb.runs import Run, TrainConfig
 
@@ -65,7 +65,7 @@ def name_run(
     "What a run is called: what varies in its batch, such as `grid_search: lr 0.001, batch 8`, or where it is."
     name, batch = place_run(run, root), run.folder.parent
     if (batch / "cells.json").is_file():
-        cells = [cell["values"] for cell in read_json(batch / "cells.json")["cells"] if cell["name"] == run.folder.name]
+        cells = [cell["values"] for cell in read_cells(batch) if cell["name"] == run.folder.name]
         own = [{field: value for field, value in values.items() if field != "seed"} for values in cells]
         few = any(0 < len(values) <= MOST_VALUES for values in own)
         return f"{batch.name}: {name_runs(own)[0]}" if few else name

@@ -256,7 +256,8 @@ class OnnxClassifier:
 
         Raises ClipsentError if the folder holds none, it is from a newer version, or a library is not installed.
         """
-        config = read_json(Path(folder) / "onnx.json", "`clipsent export` writes it")
+        needed = ["labels", "cleaning", "pictures", "pad_id", "width"]
+        config = read_json(Path(folder) / "onnx.json", "`clipsent export` writes it", needed)
         if config.get("format", 1) > EXPORT_FORMAT:
             raise ClipsentError(folder, "exported by a newer version of clipsent_nb", todo="update clipsent_nb")
         session, tokenizer = open_session(Path(folder), threads)

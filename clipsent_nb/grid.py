@@ -19,7 +19,16 @@ import pandas as pd
 
 from .objective import warn_of_absent
 from .report import execute, kept_kernels
-from .runs import EXECUTION_ONLY, NotNegative, Positive, Run, TrainConfig, identity, preset_settings
+from clipsent_nb.runs import (
+    EXECUTION_ONLY,
+    NotNegative,
+    Positive,
+    Run,
+    TrainConfig,
+    identity,
+    preset_settings,
+    read_metrics,
+)
 
 # %% ../nbs/05_grid.ipynb #8b244e4c
 from clipsent_nb.files import (
@@ -32,7 +41,6 @@ from clipsent_nb.files import (
     formula_safe,
     locked,
     progress_bar,
-    read_json,
     settings,
     write_count,
     write_csv,
@@ -274,7 +282,7 @@ def search_run(
         raise import_optuna().TrialPruned
     if run.state != "done":
         raise ClipsentError(run.folder, run.reason or "stopped")
-    return read_json(run.folder / "metrics.json")["best_val_f1_macro"]
+    return read_metrics(run.folder)["best_val_f1_macro"]
 
 # %% ../nbs/05_grid.ipynb #9795f57a
 def run_search(

@@ -28,7 +28,7 @@ FLAGS: dict[Kind, str] = {"processors": "--model-name", "encoder": "--model-name
 def _is_whole(folder: Path, kind: Kind) -> bool:
     "Whether a cached folder has what the loaders need."
     if kind == "run" and (folder / "ensemble.json").is_file():
-        members = [folder / one["folder"] for one in read_json(folder / "ensemble.json")["members"]]
+        members = [folder / one["folder"] for one in read_json(folder / "ensemble.json", needed=["members"])["members"]]
         return all((member / "words.npz").is_file() or _is_whole(member, kind) for member in members)
     if kind == "run":
         return (folder / "best.pt").is_file() and _is_whole(folder / "encoder", "processors")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction_sets
 from clipsent_nb.decoding import pair_posts
-from clipsent_nb.files import AtLeastOne, ClipsentError, ModelName, Workspace, checked
+from clipsent_nb.files import AtLeastOne, ClipsentError, Inside, ModelName, Workspace, checked
 from clipsent_nb.hub import fetch_run
 from clipsent_nb.labelling import PART_SIZE
 from clipsent_nb.members import Ensemble
@@ -27,7 +27,6 @@ from clipsent_nb.trained import TrainedModel
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
 
 # %% ../nbs/11_predict.ipynb #a5ha2e01
-from clipsent_nb.decisions import Inside
 from clipsent_nb.runs import Share
 
 

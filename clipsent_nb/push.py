@@ -45,7 +45,7 @@ def find_robustness(
 ) -> dict[str, object]:
     "What `robustness` found out about weights as they are now, by corruption; nothing if it was not asked."
     for path in sorted(workspace.resolve("outputs/optimize").glob("*/robustness_metrics.json")):
-        found = read_json(path)
+        found = read_json(path, "delete it, or repeat `clipsent robustness`", ["corruptions"])
         same = Path(str(found.get("weights"))).parts[-3:] == weights.parts[-3:]
         if same and path.stat().st_mtime > weights.stat().st_mtime:
             return found["corruptions"]

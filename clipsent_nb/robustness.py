@@ -472,7 +472,7 @@ class Robustness:
         Raises ClipsentError if the folder holds none.
         """
         folder, todo = Path(folder), "`clipsent robustness` makes a measurement"
-        metrics = read_json(folder / "robustness_metrics.json", todo)
+        metrics = read_json(folder / "robustness_metrics.json", todo, ["corruptions", "posts"])
         summary = pd.DataFrame.from_dict(metrics["corruptions"], orient="index").rename_axis("corruption")
         read_table(folder / "robustness.csv", ["corruption", "severity"], todo)
         return cls(pd.read_csv(folder / "robustness.csv"), summary.reset_index(), metrics, folder)

@@ -38,6 +38,7 @@ from clipsent_nb.files import (
     log,
     make_plain,
     naming_file,
+    read_array,
     read_json,
     read_table,
     replace_file,
@@ -396,9 +397,16 @@ def read_run_config(folder: Path) -> dict[str, object]:
         newer = config.get("versions", {}).get("clipsent_nb", "of a newer format")
         what = f"written by clipsent_nb {newer}, which this version ({version('clipsent_nb')}) cannot read"
         raise ClipsentError(path, what, todo="update clipsent_nb, or give another run folder")
-    if lacking := [name for name in ("identity", "data_fingerprint", "device", "versions") if name not in config]:
-        raise ClipsentError(path, f"no {first_few(lacking)}", todo=anew)
-    return config
+    return read_json(path, anew, ["identity", "data_fingerprint", "device", "versions"])
+
+
+def read_metrics(folder: Path) -> dict[str, object]:
+    """The metrics.json of a finished run.
+
+    Raises ClipsentError if it is missing, damaged, or lacks what every run has.
+    """
+    needed = [f"best_val_{name}" for name in ("f1_macro", "f1_macro_interval", "acc")]
+    return read_json(folder / "metrics.json", "train the run again with --overwrite", [*needed, "leaked", "val_posts"])
 
 # %% ../nbs/04a_runs.ipynb #7ea611de
 def save_epoch(
@@ -532,12 +540,14 @@ class Run:
         folder = Path(folder).resolve()
         if not (folder / "metrics.json").is_file():
             raise ClipsentError(folder, "holds no finished run (no metrics.json)", todo="`clipsent optimize` makes one")
-        return cls(folder, read_run_config(folder), read_json(folder / "metrics.json"), found)
+        return cls(folder, read_run_config(folder), read_metrics(folder), found)
 
     @property
     def history(self) -> pd.DataFrame:
         "One row per epoch."
-        return pd.read_csv(self.folder / "history.csv")
+        path = self.folder / "history.csv"
+        read_table(path, ["epoch", "val_f1_macro"], "train the run again with --overwrite")
+        return pd.read_csv(path)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -566,14 +576,14 @@ class Run:
         They are adjusted if the run asked for it, and not scaled by its temperature.
         """
         path, adjustment = self.folder / "val_epochs.npy", self.metrics.get("logit_adjustment")
-        epochs = np.load(path, allow_pickle=False) if path.is_file() else None
+        epochs = read_array(path) if path.is_file() else None
         return epochs if epochs is None or not adjustment else adjust_probabilities(epochs, **adjustment)
 
     @property
     def cross_fitted_answers(self) -> np.ndarray | None:
         "Class ids of an ensemble for the validation posts, each by weights that other posts chose; None of a run."
         path = self.folder / "val_cross_fitted.npy"
-        return np.load(path, allow_pickle=False).astype(int) if path.is_file() else None
+        return read_array(path).astype(int) if path.is_file() else None
 
     @property
     def train_posts(self) -> pd.DataFrame | None:

@@ -1,6 +1,7 @@
 """Situations that people of this trade met in public, and others of the same kinds; `README.md` lists them."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 
 from clipsent_nb.augment import merge
 from clipsent_nb.badcases import describe_cases, mine
-from clipsent_nb.batches import Execution, name_folder
+from clipsent_nb.batches import Execution, collect, name_folder, run_many
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
 from clipsent_nb.data import make_splits, read_split
@@ -33,8 +34,19 @@ from clipsent_nb.ensemble import ensemble
 from clipsent_nb.errors import errors
 from clipsent_nb.explain import deletion_curves, explain
 from clipsent_nb.export import OnnxClassifier
-from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json, read_table, read_toml, write_count
+from clipsent_nb.files import (
+    ClipsentError,
+    Workspace,
+    arguments_of,
+    log,
+    read_json,
+    read_table,
+    read_toml,
+    show_progress,
+    write_count,
+)
 from clipsent_nb.heads import VariantConfig, heads
+from clipsent_nb.members import load_model, load_words
 from clipsent_nb.objective import (
     adjust_probabilities,
     apply_temperature,
@@ -49,11 +61,12 @@ from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.preprocess import read_rule_sets
 from clipsent_nb.recipes import read_recipes
 from clipsent_nb.report import execute
-from clipsent_nb.robustness import CorruptionSettings, robustness
+from clipsent_nb.robustness import CorruptionSettings, Robustness, robustness
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking, run_stage
 from clipsent_nb.state import load_inputs, sample_config
+from clipsent_nb.stats import compare_seeds, cross_fit_epoch, halve_groups, rank_runs, seeds_interval, verdict
 from clipsent_nb.train import fit, sample_run
 
 
@@ -237,6 +250,20 @@ WRONG_ARGUMENTS = [
     (class_weights, {"counts": []}, "class counts: must be a list, a number per class"),
     (effective_number_weights, {"counts": [1, 2], "beta": "x"}, "--cb-beta: must be numbers"),
     (make_loss, {"name": "ce", "class_counts": [1, 2], "smoothing": 2}, "--label-smoothing 2: must be at least 0"),
+    (seeds_interval, {"y_true": [0, 1], "answers": [0, 1], "level": "x"}, "--level x: must be a number"),
+    (seeds_interval, {"y_true": [0, 1], "answers": [0, 1], "level": 95}, "--level 95: must be less than 1"),
+    (compare_seeds, {"y_true": [0, 1], "answers_a": [0, 1], "answers_b": [1, 1], "level": -1}, "--level -1: must be"),
+    (verdict, {"comparison": {"p": 0.01, "difference": 1.0}, "level": 95}, "--level 95: must be less than 1"),
+    (halve_groups, {"groups": None, "rows": 4, "seed": "x"}, "--seed x: must be a whole number"),
+    (halve_groups, {"groups": None, "rows": 4, "halvings": 0}, "--halvings 0: must be"),
+    (cross_fit_epoch, {"y_true": [0, 1], "epoch_probabilities": [[0.5, 0.5]]}, "epoch_probabilities: must be [epochs,"),
+    (cross_fit_epoch, {"y_true": [0, 1], "epoch_probabilities": "abc"}, "epoch_probabilities: must be numbers"),
+    (rank_runs, {"y_true": [0, 1], "answers": {}}, "answers: must be a mapping of at least one run"),
+    (rank_runs, {"y_true": [0, 1], "answers": None}, "answers: must be a mapping of at least one run"),
+    (rank_runs, {"y_true": [0, 1], "answers": {"a": [0, 1]}, "samples": 0}, "--samples 0: must be"),
+    (run_many, {"configs": None, "folder": "a"}, "--configs None: must be"),
+    (run_many, {"configs": ["a"], "folder": "a"}, "configs: must be"),
+    (show_progress, {"shown": "perhaps"}, "--shown perhaps: must be"),
 ]
 
 
@@ -252,6 +279,41 @@ def test_a_preset_of_another_type_is_refused_by_file_and_section(tmp_path, prese
     (tmp_path / "r.toml").write_text(f"[a]\npreset = {preset}", encoding="utf-8")
     with pytest.raises(ClipsentError, match=r"r.toml, \[a\]: no preset"):
         read_recipes(tmp_path / "r.toml")
+
+
+def test_progress_is_not_shown_when_a_text_says_so():
+    level = log.level
+    try:
+        show_progress("no")
+        assert log.level == logging.WARNING
+    finally:
+        log.setLevel(level)
+
+
+DAMAGED = [
+    ("metrics.json", Run.load, "{}", "no best_val_f1_macro"),
+    ("config.json", Run.load, "{}", "no identity"),
+    ("cells.json", collect, "{}", "no cells"),
+    ("cells.json", collect, '{"cells": [1]}', "damaged (not a list of runs)"),
+    ("cells.json", collect, '{"cells": [{"name": "a"}]}', "damaged (not a list of runs)"),
+    ("ensemble.json", load_model, "{}", "no members"),
+    ("words.json", load_words, '{"labels": ["a", "b"]}', "no switches, settings, vocabulary"),
+    ("onnx.json", OnnxClassifier.load, '{"format": 1}', "no labels, cleaning"),
+    ("robustness_metrics.json", Robustness.load, "{}", "no corruptions, posts"),
+    ("val_epochs.npy", lambda folder: Run.load(folder).epoch_probabilities, "x", "damaged"),
+    ("val_cross_fitted.npy", lambda folder: Run.load(folder).cross_fitted_answers, "", "damaged"),
+    ("history.csv", lambda folder: Run.load(folder).history, "a\n1\n", "no column epoch, val_f1_macro"),
+]
+
+
+@pytest.mark.parametrize("name, load, content, message", DAMAGED)
+def test_a_file_of_ours_without_what_it_should_hold_is_named(run, tmp_path, name, load, content, message):
+    for known in ("config.json", "metrics.json"):
+        shutil.copy(run.folder / known, tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ClipsentError) as caught:
+        load(tmp_path)
+    assert f"{name}: {message}" in str(caught.value)
 
 
 def test_a_single_path_is_a_list_of_one(tmp_path):
