@@ -115,6 +115,12 @@ def alt_clip(text: dict, vision: dict = VISION) -> PreTrainedModel:
     return clip("AltCLIP", {**text, "max_position_embeddings": 60, "project_dim": 16}, vision)
 
 
+def tiny_towers(text: dict, vision: dict = VISION) -> PreTrainedModel:
+    "As TinyCLIP is: towers of other depth and width than each other, and the end mark's number of the first CLIP."
+    text = {**text, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "eos_token_id": 2}
+    return clip("CLIP", text, {**vision, "hidden_size": 48, "num_hidden_layers": 3})
+
+
 Build = tuple[Callable[[], PreTrainedTokenizerBase], Callable[[dict], PreTrainedModel]]
 FAMILIES: dict[str, Build] = {
     "clip": (clip_tokenizer, partial(clip, "CLIP")),
@@ -123,9 +129,18 @@ FAMILIES: dict[str, Build] = {
     "chinese_clip": (bert_tokenizer, partial(clip, "ChineseCLIP")),
     "metaclip_2": (xlm_roberta_tokenizer, partial(clip, "MetaClip2")),
     "altclip": (xlm_roberta_tokenizer, alt_clip),
-    "vit_bert": (bert_tokenizer, partial(joined, "ViT", "Bert")),
-    "dinov2_roberta": (roberta_tokenizer, partial(joined, "Dinov2", "Roberta")),
-    "siglip_xlm_roberta": (xlm_roberta_tokenizer, partial(joined, "SiglipVision", "XLMRoberta")),
+    "tinyclip": (clip_tokenizer, tiny_towers),
+}
+SEERS = {"vit": "ViT", "dinov2": "Dinov2", "siglip": "SiglipVision"}
+READERS = {
+    "bert": (bert_tokenizer, "Bert"),
+    "roberta": (roberta_tokenizer, "Roberta"),
+    "xlm_roberta": (xlm_roberta_tokenizer, "XLMRoberta"),
+}
+FAMILIES |= {
+    f"{seer}_{reader}": (tokenizer, partial(joined, kind, text))
+    for seer, kind in SEERS.items()
+    for reader, (tokenizer, text) in READERS.items()
 }
 
 
