@@ -368,10 +368,8 @@ def read_post_table(
         if names_files([text for text in texts if text][:5], workspace):
             what = f"column {found['text']} names files, such as {texts.iloc[0]}"
             raise ClipsentError(path, what, todo="call a column of text files text_path")
-        contents = [
-            bytes(cell) if isinstance(cell, bytes) else as_text(cell).encode(errors="surrogatepass")
-            for cell in cells["text"]
-        ]
+        words = [cell if isinstance(cell, str | bytes) else as_text(cell) for cell in cells["text"]]
+        contents = [cell if isinstance(cell, bytes) else cell.encode(errors="surrogatepass") for cell in words]
         texts = [keep_content(content, ".txt", workspace) if content.strip() else "" for content in contents]
     rows = pd.DataFrame(
         {"guid": guids, "label": cells["label"].map(as_text).map(plain_tag), "line": range(2, 2 + len(table))}

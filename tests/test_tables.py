@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
     for copy, post in ((6, 0), (20, 2)):
         (root / f"data/{copy}.jpg").write_bytes((root / f"data/{post}.jpg").read_bytes())
     (root / "data/7.txt").write_text("the café is open, as it always was", encoding="utf-8")
+    (root / "data/8.txt").write_bytes(b" blanks and ends of lines\nare of the text as well \n")
     make_splits(Workspace(root), val_ratio=0.25)
     return root
 
