@@ -482,7 +482,7 @@ def fit_adjustment(
 
     Raises ClipsentError for ids that are none.
     """
-    answers = (adjust_probabilities(probs, shares, tau).argmax(axis=1) for tau in TAUS)
+    answers = [adjust_probabilities(probs, shares, tau).argmax(axis=1) for tau in TAUS]
     classes = class_names(len(shares) - 1)
     scores = [score_answers(y_true, answer, classes)["f1_macro"] for answer in answers]
     return float(TAUS[int(np.argmax(scores))])

@@ -428,7 +428,7 @@ def rank_runs(
     luck = random.multivariate_normal(np.zeros(len(means)), covariance, samples, check_valid="ignore", method="eigh")
     scores = np.array([mean.mean for mean in means])
     drawn = np.array([scores, *luck])  # row 0 as observed
-    second, first = np.sort(np.column_stack([np.full(len(drawn), -np.inf), drawn]), axis=1)[:, -2:].T[..., None]
+    second, first = np.sort(np.column_stack([np.full(len(drawn), -np.inf), drawn]))[:, -2:].T[..., None]
     behind = np.where(drawn == first, second, first) - drawn  # the best of the others
     p = (behind[1:] >= behind[0]).mean(axis=0)
     table = pd.DataFrame({"run": list(answers), "score": scores, "seeds": [mean.seeds for mean in means]})

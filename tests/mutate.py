@@ -36,7 +36,7 @@ JUDGES = {
     "stats": ("03a_stats", "stats"),
     "objective": ("03_objective", "objective"),
     "data": ("00_data", "data"),
-    "posts": ("00f_posts", "data"),
+    "posts": ("00f_posts", "data tables"),
     "copies": ("00g_copies", "data"),
     "train": ("04_train", "train levers promises"),
     "state": ("04e_state", "train levers promises"),
@@ -118,6 +118,10 @@ EQUIVALENT = {
         "compare",
         'prompts, blank = [prompt.format(label) for label in labels for prompt in PROMPTS], Image.new("RGB", (8, 9))',
     ): "nobody looks at this picture",
+    (
+        "posts",
+        "return pairs[pairs.part.notna() & ~bare].reset_index(drop=False), problems",
+    ): "the columns of a split are taken by name",
     ("state", "epochs=13,"): "settings for the sample; others near them do as well",
     ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
     (

@@ -255,6 +255,10 @@ def test_temperature_of_perfect_answers_is_the_lowest():
     assert obj.fit_temperature(np.eye(3), [0, 1, 2]) == pytest.approx(0.05, rel=1e-3)
 
 
+def test_of_adjustments_that_score_alike_the_one_that_changes_nothing_is_taken():
+    assert obj.fit_adjustment([0, 1, 2], np.eye(3), [0.7, 0.2, 0.1]) == 0
+
+
 def test_temperature_refuses_infinite_logits():
     with np.errstate(divide="ignore"), pytest.raises(ClipsentError, match="finite"):
         obj.fit_temperature(np.log(np.eye(3)), [0, 1, 2])

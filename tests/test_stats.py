@@ -257,6 +257,7 @@ def test_optimism_of_one_run_is_nothing_and_that_of_equal_runs_their_lead():
     truth, answers = _posts()
     assert stats.selection_optimism(truth, answers[:1]) == 0
     assert stats.selection_optimism(truth, [answers[0]] * 3) == 0
+    assert stats.selection_optimism(truth, answers[:2]) > 0
     assert 0 < stats.selection_optimism(truth, answers) <= np.ptp(stats.jackknife(truth, answers)[0])
 
 

@@ -277,6 +277,16 @@ def test_a_published_division_that_cannot_be_used_is_refused(folder, tmp_path, p
     assert (tmp_path / "posts/outputs/splits/val.csv").read_bytes() == before
 
 
+def test_a_post_that_a_table_has_twice_is_named(folder, tmp_path):
+    table = table_of(folder)
+    other = table.iloc[[4]].assign(label=table.label[5])
+    pd.concat([table, table.iloc[[3]], other]).to_csv(tmp_path / "p.csv", index=False)
+    report = make_splits(Workspace(tmp_path, data_root=folder, max_bad="20%"), val_ratio=0.25, table=tmp_path / "p.csv")
+    said = report.audit.groupby("guid").problem.first()
+    assert said["3"].startswith("listed twice") and said["4"].startswith("listed with different tags")
+    assert set(report.posts.guid) == set(table.id) - {"4"}
+
+
 def test_a_table_is_not_divided_twice(folder, tmp_path):
     table_of(folder).assign(split="train").to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(ClipsentError, match="the table has a division of its own"):
