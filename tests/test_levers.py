@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def test_training_one_tower_runs_and_saves_that_tower_alone(config, tmp_path, mo
         if state.epoch:
             saved.update(torch.load(again.output_dir / "last.pt", weights_only=True)["model"])
 
-    fit(again, look)
+    begun = time.monotonic()
+    assert 0 < fit(again, look).metrics["train_time_sec"] <= time.monotonic() - begun  # also what a state was saved in
     towers = {tower_of(name.removeprefix("encoder.")) for name in saved if name.startswith("encoder.")}
     assert towers == {"text", "neither"}
     pretrained = load_encoder(config.project_root / "tiny_clip").state_dict()
