@@ -23,6 +23,7 @@ from clipsent_nb.files import (
     Seed,
     Workspace,
     atomic_write,
+    check_output,
     checked,
     digest,
     first_few,
@@ -199,6 +200,7 @@ def augment_text(
 
     Raises ClipsentError if the table is unusable or a text cannot be read.
     """
+    check_output("--output-csv", output_csv, [workspace.resolve(badcase_csv)], workspace)
     cases, output, rows = find_cases(badcase_csv, workspace), workspace.resolve(output_csv), []
     for case in cases.itertuples():
         text, _ = read_text(case.text_file, case.encoding)
@@ -397,9 +399,10 @@ def merge(
 
     Raises ClipsentError if a file is unusable, or they do not belong together.
     """
-    path, output, cases_csv = (workspace.resolve(file) for file in (train_csv, output_csv, badcase_csv))
-    if output.resolve() == path.resolve():
-        raise ClipsentError(f"--output-csv {output_csv}", "would replace the training file", todo="choose another name")
+    path, output, cases_csv, *others = (
+        workspace.resolve(file) for file in (train_csv, output_csv, badcase_csv, badcase_image_csv, badcase_text_csv)
+    )
+    check_output("--output-csv", output_csv, [path, cases_csv, *others], workspace)
     train = refresh_content(read_split(path), workspace, path).reindex(columns=SPLIT_COLUMNS, fill_value="")
     cases = read_cases(cases_csv)
     sources = find_sources(cases, train, cases_csv, workspace).reindex(columns=SPLIT_COLUMNS, fill_value="")

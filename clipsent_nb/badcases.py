@@ -17,7 +17,17 @@ from pydantic import Field
 
 from .data import fold_tables, read_split
 from .decoding import open_image, read_text
-from .files import ClipsentError, Workspace, checked, first_few, log, read_table, write_count, write_csv
+from clipsent_nb.files import (
+    ClipsentError,
+    Workspace,
+    check_output,
+    checked,
+    first_few,
+    log,
+    read_table,
+    write_count,
+    write_csv,
+)
 from .labels import LABELS
 from .runs import Share
 
@@ -328,6 +338,11 @@ def mine(
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
     path = config.resolve(file)
+    check_output(
+        "--output-csv", output_csv, [path, config.resolve(config.train_csv), config.resolve(config.val_csv)], config
+    )
+    if Path(output_csv).suffix != ".csv":
+        raise ClipsentError(f"--output-csv {output_csv}", "not the name of a table", todo="give one that ends in .csv")
     posts = refresh_content(read_split(path), config, path)
     if unlabelled := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(unlabelled)}", todo="give posts with labels")

@@ -195,12 +195,13 @@ from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.inputs import find_files, label_numbers
-from clipsent_nb.runs import posts_fingerprint
+from clipsent_nb.runs import posts_fingerprint, warn_of_changes
 
 
 def baseline_posts(
     baseline: Run,  # A finished run
     config: TrainConfig,  # Where its posts are
+    without: str = "--no-references",  # The flag that leaves out what needs them
 ) -> list[pd.DataFrame]:
     """The posts that a run was trained on, and those it was validated on: guid, label (class id), cleaned text.
 
@@ -212,7 +213,7 @@ def baseline_posts(
     for name in own:
         path = config.resolve(own[name])
         if posts_fingerprint(config, name) != baseline.config["identity"][f"content of {name}"]:
-            todo = "train it again with --overwrite, or leave out the references with --no-references"
+            todo = f"train it again with --overwrite, or leave out what reads them with {without}"
             raise ClipsentError(path, f"it or its posts changed since {baseline.folder} was trained", todo=todo)
         files = find_files(read_split(path), config)[0]
         files = files[~files.guid.isin(baseline.config["left_out"])]
@@ -540,6 +541,7 @@ def gather_contenders(
     """
     baseline = Run.load(config.resolve(config.output_dir))
     kept, refused = comparable_runs(config, runs)
+    warn_of_changes(baseline, replace(config, data_root=config.data_root or baseline.config["data_root"]))
     posts, contenders = validation_posts(baseline), []
     groups = group_seeds([baseline, *kept])
     names = name_groups([[baseline] if baseline in group else group for group in groups], config.project_root)
@@ -574,7 +576,7 @@ class Ranking:
         return "\n".join(lines + ([f"report {self.report}"] if self.report else []))
 
 # %% ../nbs/12_compare.ipynb #a558d11a
-from .files import formula_safe, write_csv
+from .files import check_output, formula_safe, write_csv
 from .report import execute
 
 BASELINE = TrainConfig(
@@ -595,7 +597,8 @@ def compare(
     Raises ClipsentError for unusable settings or input, a leaked baseline, or a named run on other posts.
     """
     csv = config.resolve(output_csv)
-    if csv.suffix != ".csv" or csv.is_dir():
+    check_output("--output-csv", output_csv, [], config)
+    if csv.suffix != ".csv":
         raise ClipsentError(f"--output-csv {csv}", "not the name of a table", todo="give one that ends in .csv")
     comparable_runs(config, runs)  # before the long work
     make_baseline(config)

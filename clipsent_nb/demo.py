@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsent_nb.explain import draw_explanation, explain
-from clipsent_nb.predict import Classifier, EnsembleClassifier
+from clipsent_nb.predict import Classifier, EnsembleClassifier, check_shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +24,9 @@ def answer_post(
 ) -> tuple[dict[str, float], str, "Figure | None"]:
     """The probability of each class, how sure the answer is, and what it rests on.
 
-    Raises ClipsentError for a picture that cannot be used, or a half that the model cannot do without.
+    Raises ClipsentError for a picture or threshold that cannot be used, or a half that the model cannot do without.
     """
+    threshold, _ = check_shares(threshold)
     answer = classifier.predict([text or None], [image or None]).iloc[0]
     sentence = f"**{answer.pred_label}**, with a confidence of {answer.confidence:.2f}."
     if answer.confidence < (threshold or 0.0):
@@ -35,6 +36,7 @@ def answer_post(
     return {label: float(answer[f"p_{label}"]) for label in classifier.labels}, sentence, figure
 
 # %% ../nbs/11c_demo.ipynb #d43525dc
+import os
 import shutil
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
@@ -61,15 +63,22 @@ def answer_table(
         raise ClipsentError("table", "no file was given")
     answers, first = [], 1
     with TemporaryDirectory() as place:
-        for picture in pictures or ():
-            shutil.copyfile(picture, Path(place) / Path(picture).name)
+        for picture in [pictures] if isinstance(pictures, str | Path) else pictures or ():
+            target = Path(place) / Path(picture).name
+            if target.exists():
+                raise ClipsentError(target.name, "two pictures have this name", todo="give each its own")
+            shutil.copyfile(picture, target)
         needed = [kind for kind in ("text", "image") if kind not in classifier.may_lack]
         for part in read_rows(Path(table), Columns(), Workspace(Path(place)), "auto", needed):
             first += len(part)
             if first - 1 > MOST_ROWS:
                 raise ClipsentError(Path(table).name, f"has more than {MOST_ROWS} rows", todo="use `clipsent predict`")
-            part = open_part(part, "auto")
-            answers.append(answer_part(classifier, part, Path(Path(table).name), first - len(part), 32))
+            files = [Path(place) / one.name if isinstance(one, Path) else one for one in part.image]  # all lie there
+            part = open_part(part.assign(image=files), "auto")
+            try:
+                answers.append(answer_part(classifier, part, Path(Path(table).name), first - len(part), 32))
+            except ClipsentError as error:  # nobody else knows the folder
+                raise ClipsentError(error.where.replace(f"{place}{os.sep}", ""), error.what, "", error.todo) from error
     return pd.concat(answers, ignore_index=True).drop(columns="image_digest")
 
 # %% ../nbs/11c_demo.ipynb #9b19b4fe
@@ -86,7 +95,6 @@ def write_examples(
     return [[post.text, str(folder / post.image_name)] for _, post in sorted(posts.items())]
 
 # %% ../nbs/11c_demo.ipynb #abfccdbd
-import os
 from types import ModuleType
 
 

@@ -95,10 +95,10 @@ def cross_fit_ensemble(
 from dataclasses import dataclass, fields
 
 from clipsent_nb.compare import baseline_posts
-from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.files import ClipsentError, Workspace, first_few
 from clipsent_nb.heads import find_rows, validation_posts
 from clipsent_nb.members import WordModel
-from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.runs import Run, TrainConfig, warn_of_changes
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def gather_candidates(
     Raises ClipsentError that names the run that is an ensemble, or has other classes or posts than the first one.
     """
     posts, classes, found = validation_posts(runs[0]), runs[0].classes, []
+    warn_of_changes(runs[0], workspace)
     for run in runs:
         if not (run.folder / "best.pt").is_file():
             raise ClipsentError(
@@ -133,7 +134,7 @@ def gather_candidates(
         found.append(Candidate(run.folder.name, table, table[None] if epochs is None else epochs[:, rows], run))
     if words:
         own = {one.name: getattr(workspace, one.name) for one in fields(Workspace)}
-        train, val = baseline_posts(runs[0], TrainConfig(**own))
+        train, val = baseline_posts(runs[0], TrainConfig(**own), "--no-words")
         model = WordModel.fit(train.text, train.label.to_numpy(), classes, runs[0].config)
         table = model.text_probabilities(val.set_index("guid").text[posts.guid])
         found.append(Candidate("bag of words", table, table[None], model))
@@ -263,7 +264,7 @@ def ensemble_card(
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/12a_ensemble.ipynb #242d926e
-from clipsent_nb.files import atomic_write, digest, write_csv, write_json
+from clipsent_nb.files import OF_MODELS, atomic_write, digest, write_csv, write_json
 from clipsent_nb.runs import RUN_FORMAT, prediction_table
 
 SHARED = "labels val_csv train_csv data_root data_fingerprint device versions encoder paths".split()
@@ -292,6 +293,17 @@ def describe_members(
     return shared | ways | {"seed": None, "output_dir": str(output_dir)}
 
 # %% ../nbs/12a_ensemble.ipynb #b1205dce
+def keep_foreign(old: Path, new: Path) -> None:
+    "Copy to a new folder what its user has put into the old one."
+    for path in old.iterdir():
+        if path.name in OF_MODELS | {"members", "encoder", "onnx", "onnx_int8"} or (new / path.name).exists():
+            continue
+        if path.is_dir():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
 def write_folder(
     target: Path,  # Does not exist, or holds an ensemble
     config: dict[str, object],  # From `describe_members`
@@ -318,6 +330,7 @@ def write_folder(
             file.write(ensemble_card(target.name, members, config["method"], metrics, predictions))
         write_json(folder / "metrics.json", metrics)
         if target.exists():
+            keep_foreign(target, folder)
             target.replace(before)
         folder.replace(target)
     finally:
@@ -389,6 +402,9 @@ def stir(
     model = TrainedModel.load(order[0].folder, workspace)
     inputs = model.read_posts(workspace.resolve(order[0].config["val_csv"]), workspace)
     rows = pd.Index(inputs.guids).get_indexer(posts.guid)
+    if (rows < 0).any():
+        what = f"guid {first_few(posts.guid[rows < 0].tolist())} cannot be read any more"
+        raise ClipsentError(order[0].config["val_csv"], what, todo="mend the files, or use --method average --no-words")
     kept, tried, best, state = [], [], -1, {}  # what is in the soup, what was tasted, the best of that, its weights
     for run in order:
         states = [read_weights(one.folder / "best.pt")[0] for one in [*kept, run]]
@@ -482,6 +498,9 @@ def make_mean(
     labels, weigh = posts.label.to_numpy(), WEIGHING[method]
     tables = np.stack([one.probabilities for one in candidates])
     weights = weigh(tables, labels)
+    if (weights > 0).sum() < 2:
+        what = f"{candidates[int(weights.argmax())].name} alone does best, so there is no ensemble"
+        raise ClipsentError(f"--method {method}", what, "nothing was written", "use that one, or --method average")
     chosen = [pair for pair in zip(candidates, weights, strict=True) if pair[1] > 0]
     kept = [one.source for one, _ in chosen if isinstance(one.source, Run)] or runs[:1]
     answers = cross_fit_ensemble([one.epochs for one in candidates], labels, posts.group, weigh)

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from .data import read_split
-from .files import ClipsentError, Workspace, format_message, log, write_csv
+from .files import ClipsentError, Workspace, log, write_csv
 from .labels import find_labels, order_labels
 from .posts import settle_problems
-from .runs import Run
+from .runs import Run, warn_of_changes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +52,6 @@ def add_predictions(
     return split.assign(pred_label=predicted, wrong=predicted != split.label)
 
 # %% ../nbs/10_errors.ipynb #1e9c0ff6
-from clipsent_nb.inputs import content_fingerprint, find_files
-
-
 def read_run_posts(
     run: Run,  # A finished run
     workspace: Workspace,  # Where its posts are
@@ -66,11 +63,7 @@ def read_run_posts(
     """
     path = workspace.resolve(split_csv or run.config["val_csv"])
     split = read_split(path)
-    if content_fingerprint(find_files(split, workspace)[0]) != run.config["identity"].get("content of val_csv"):
-        what = f"label, text or picture of some posts changed, or were mended, since {run.folder.name} predicted them"
-        log.warning(
-            "%s", format_message(f"warning: {path}", what, todo="train the run again to know its errors of today")
-        )
+    warn_of_changes(run, workspace, path)
     readable = split[~split.guid.isin(run.config.get("left_out", []))]
     posts = add_predictions(readable, run.predictions, run.folder / "val_predictions.csv", run.classes)
     if len(posts) != len(run.predictions):
@@ -96,7 +89,7 @@ def read_errors(
     return table
 
 # %% ../nbs/10_errors.ipynb #d9aec72c
-from clipsent_nb.inputs import refresh_content
+from clipsent_nb.inputs import content_fingerprint, find_files, refresh_content
 
 
 def find_split(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMULA', 'COMPLAINTS', 'Listing', 'Renames', 'ModelName', 'AtLeastOne', 'Inside', 'Seed', 'Percent', 'log',
-           'ClipsentError', 'atomic_write', 'write_csv', 'write_together', 'unicode_of', 'read_table', 'formula_safe',
-           'make_plain', 'write_json', 'read_json', 'read_array', 'read_toml', 'digest', 'locked', 'settings',
-           'refuse_slips', 'flag_of', 'settings_error', 'arguments_of', 'checked', 'parse_percent', 'show_progress',
-           'progress_bar', 'Workspace']
+           'OF_SPLITS', 'OF_MODELS', 'MODEL_MARKS', 'ClipsentError', 'atomic_write', 'write_csv', 'write_together',
+           'unicode_of', 'read_table', 'formula_safe', 'make_plain', 'write_json', 'read_json', 'read_array',
+           'read_toml', 'digest', 'locked', 'settings', 'refuse_slips', 'flag_of', 'settings_error', 'arguments_of',
+           'checked', 'parse_percent', 'show_progress', 'progress_bar', 'Workspace', 'check_output']
 
 # %% ../nbs/00a_files.ipynb #df3c804a
 import codecs
@@ -109,7 +109,9 @@ def naming_file(path: Path | str) -> Iterator[None]:
 # %% ../nbs/00a_files.ipynb #03450a12
 FULL = ("no space is left", "what was complete is kept", "make room, and the same command continues")
 CLOSED = ("may not be read or written", "nothing was changed there", "make it writable, or choose another folder")
+TAKEN = ("a file is where a folder should be", "nothing was changed there", "choose another name")
 ADVICE = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EACCES: CLOSED, errno.EROFS: CLOSED}
+ADVICE |= {errno.EEXIST: TAKEN, errno.ENOTDIR: TAKEN}
 
 
 def describe_error(
@@ -600,3 +602,43 @@ class Workspace:
     def audit_csv(self) -> Path:
         "Where unusable posts are named."
         return self.resolve("outputs/audit.csv")
+
+# %% ../nbs/00a_files.ipynb #e78a4170
+OF_SPLITS = frozenset({"train.csv", "val.csv", "test.csv", "classes.csv"})
+OF_MODELS = frozenset(
+    "best.pt last.pt config.json metrics.json history.csv val_predictions.csv val_epochs.npy val_cross_fitted.npy "
+    "train_posts.csv README.md ensemble.json words.json words.npz onnx.json model.onnx tokenizer.json".split()
+)
+MODEL_MARKS = (
+    "config.json",
+    "metrics.json",
+    "ensemble.json",
+    "words.json",
+    "onnx.json",
+)  # one of them is in its folder
+
+
+def check_output(
+    flag: str,  # That names the file to write
+    output: Path,  # As it was given
+    inputs: Iterable[Path],  # Files and folders that are read
+    workspace: Workspace,  # Where the posts are
+) -> None:
+    "Raise ClipsentError if a file to write is a folder, lies among the posts, or would replace what others rest on."
+    path, raw = workspace.resolve(output).resolve(), workspace.posts_root
+    if path.is_dir():
+        raise ClipsentError(f"{flag} {path}", "is a folder", todo="give the name of a file")
+    inputs = [file.resolve() for file in (*inputs, raw / "train.txt", raw / "test_without_label.txt")]
+    read = path in inputs or path.parent in [file for file in inputs if file.is_dir()]
+    posts, home = (raw / "data").resolve(), path.parent
+    if posts in path.parents or read:
+        raise ClipsentError(
+            f"{flag} {path}", "would replace an input file, or lie among them", todo="choose another name"
+        )
+    if not path.exists():
+        return
+    split = path.name in OF_SPLITS and {"train.csv", "val.csv"} <= {file.name for file in home.glob("*.csv")}
+    model = path.name in OF_MODELS and any((home / name).is_file() for name in MODEL_MARKS)
+    if split or model or (home.name == "encoder" and (home.parent / "config.json").is_file()):
+        what = f"would replace a file of {'the splits' if split else 'a model'}"
+        raise ClipsentError(f"{flag} {path}", what, todo="choose another name")

@@ -35,6 +35,9 @@ def read_folder(folder: Path, workspace: Workspace) -> Iterator[pd.DataFrame]:
     if not files:
         what = f"holds no texts (.txt) and no pictures ({', '.join(IMAGE_SUFFIXES)})"
         raise ClipsentError(folder, what, todo="those of one post have one name")
+    doubles = [" rather than ".join(names[kind]) for names in files.values() for kind in names if len(names[kind]) > 1]
+    if doubles:
+        log.warning("warning: %s: two files of one kind for a post; used is %s", folder, first_few(doubles))
     for part in in_parts(files.items(), PART_SIZE):
         halves = {
             kind: [post_file(names[kind][0], own) if names[kind] else None for _, names in part]
@@ -43,7 +46,15 @@ def read_folder(folder: Path, workspace: Workspace) -> Iterator[pd.DataFrame]:
         yield pd.DataFrame({"guid": [guid for guid, _ in part], **halves}, dtype=object)
 
 # %% ../nbs/11e_labelling.ipynb #9f6ad312
+import re
+
+from clipsent_nb.files import FORMULA
 from clipsent_nb.tables import Columns, as_text, find_columns, names_files, picture_cell, read_cells
+
+
+def is_formula(guid: str) -> bool:
+    "Whether an id is empty, or a spreadsheet would compute it instead of showing it; a negative number is none."
+    return not guid or (re.match(FORMULA, guid) is not None and not guid.removeprefix("-").isdigit())
 
 
 def read_rows(
@@ -69,7 +80,10 @@ def read_rows(
             raise ClipsentError(path, what, todo="call a column of text files text_path")
         pictures = [picture_cell(cell) or None for cell in parts.get("image", [None] * len(cells))]
         pictures = [post_file(one, workspace) if isinstance(one, str) else one for one in pictures]
-        guids = map(as_text, parts["id"]) if "id" in parts else map(str, range(first, first + len(cells)))
+        guids = list(map(as_text, parts["id"]) if "id" in parts else map(str, range(first, first + len(cells))))
+        if odd := [number for number, guid in enumerate(guids) if not guid.isprintable() or is_formula(guid)]:
+            what = f"the id {guids[odd[0]]!r} is empty, of several lines, or a formula to a spreadsheet"
+            raise ClipsentError(f"{path.name}, row {first + odd[0]}", what, todo="write letters and digits")
         yield pd.DataFrame({"guid": guids, "text": texts, "image": pictures}, dtype=object)
         first += len(cells)
 
@@ -120,7 +134,8 @@ def answer_part(
         block = list(pair_posts(part.text, part.image, batch_size, classifier.may_lack, first))
         table = classifier.predict_block(block, first, batch_size)
     except ClipsentError as error:
-        done = error.done or f"{write_count(first - 1, 'answer')} to the posts before will be used again"
+        kept = f"{write_count(first - 1, 'answer')} to the posts before will be used again" if first > 1 else ""
+        done = error.done or kept
         raise ClipsentError(f"{source}: {error.where}", error.what, done, error.todo) from error
     table = table.rename(columns={"pred_label": "tag"}).assign(guid=part.guid, image_digest=part.image_digest)
     return table[["guid", "tag", *(f"p_{label}" for label in classifier.labels), "confidence", "image_digest"]]

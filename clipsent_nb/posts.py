@@ -96,7 +96,7 @@ def _check_share(left_out: dict[str, Problem], total: int, where: Path | str, wo
     "Warn about posts that were left out, or raise ClipsentError if they are too many."
     first = next(iter(left_out.values()))
     file = first.file if len(first.file) <= 200 else f"{first.file[:80]!r}…"
-    place = (f"guid {first.guid}: " if first.guid else "") + f"{file}: {first.what}"
+    place = ": ".join(part for part in (first.guid and f"guid {first.guid}", file, first.what) if part)
     what = f"{len(left_out)} of {total} posts cannot be used; the first, {place}"
     allowed, some_left = int(round(parse_percent(workspace.max_bad) * total, 6)), len(left_out) < total
     if len(left_out) <= allowed and some_left and not workspace.strict:
@@ -279,6 +279,8 @@ def post_file(
 
     Raises ClipsentError if the path or a link in it leads out of the data root and the project.
     """
+    if not path:
+        raise ClipsentError("a path", "has no text_path or no image_path", todo="name a file, or leave out the row")
     root = workspace.posts_root
     file, end = root / path, os.path.realpath(root / path)
     homes = (os.path.join(os.path.realpath(home), "") for home in (root, root / "data", workspace.project_root))

@@ -6,6 +6,7 @@
 __all__ = ['ANSWERS', 'PostReader', 'EnsembleClassifier', 'Classifier', 'predict_file']
 
 # %% ../nbs/11_predict.ipynb #f657564d
+import glob
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -137,7 +138,7 @@ class Classifier(PostReader, TrainedModel):
 from dataclasses import replace
 
 from clipsent_nb.data import read_split
-from clipsent_nb.files import Workspace, first_few, log, write_count, write_together
+from clipsent_nb.files import Workspace, check_output, first_few, log, write_count, write_together
 from clipsent_nb.posts import LEFT_OUT, LISTS, files_by_guid, find_pairs, read_list
 from clipsent_nb.trained import find_met_posts
 
@@ -153,6 +154,8 @@ def read_test_posts(
     """
     own = {} if encoding == "auto" else {"encoding": encoding}
     if path.suffix.lower() == ".csv":
+        if not path.is_file():
+            raise ClipsentError(path, "no such file", todo="see --test-file")
         return read_split(path).assign(**own)
     rows, odd = read_list(path, **own)
     if rows.empty:
@@ -160,7 +163,7 @@ def read_test_posts(
     pairs, missing = find_pairs(rows.assign(label=""), files_by_guid(workspace.posts_root / "data"))
     lost = [f"{one.guid or one.file} ({one.what})" for one in [*odd, *missing] if one.done.startswith(LEFT_OUT)]
     if lost:
-        what = f"no prediction file was written, because of {first_few(lost)}"
+        what = f"no prediction file was written, because of {first_few(list(dict.fromkeys(lost)))}"
         raise ClipsentError(path, what, todo="add the files, or remove the rows")
     return pairs.assign(**own)
 
@@ -281,14 +284,12 @@ def describe_answer(answer: pd.Series, labels: Sequence[str], threshold: float) 
     return f"{answer.pred_label} {answer.confidence:.2f} ({others}){unsure}"
 
 # %% ../nbs/11_predict.ipynb #95518cbe
-def check_output(output: Path, inputs: Iterable[Path], workspace: Workspace) -> None:
-    "Raise ClipsentError if the output is a folder, lies among the posts, or would replace an input."
-    path, posts = workspace.resolve(output).resolve(), workspace.posts_root / "data"
-    if path.is_dir():
-        raise ClipsentError(f"--output {path}", "is a folder", todo="give the name of a file")
-    inputs = [*inputs, workspace.posts_root / "train.txt"]
-    if posts.resolve() in path.parents or path in [file.resolve() for file in inputs]:
-        raise ClipsentError(f"--output {path}", "would replace an input file", todo="choose another name")
+def find_twins(output: Path) -> list[Path]:
+    "Answers under the same name but for the ending, of an output that is not there yet."
+    if output.exists():
+        return []
+    twins = [file for file in output.parent.glob(f"{glob.escape(output.stem)}.*") if file.stem == output.stem]
+    return [file for file in twins if file.is_file() and file.read_bytes()[:8] == b"guid,tag"]
 
 # %% ../nbs/11_predict.ipynb #681a6231
 from functools import partial
@@ -326,7 +327,10 @@ def predict_file(
     check_reading(columns, cluster, whole, whole or (source.is_dir() and not is_saved_dataset(source)))
     outputs = path, path.with_name(f"{path.stem}_probabilities.csv")
     for file in outputs:
-        check_output(file, [source, workspace.resolve(weights)], workspace)
+        check_output("--output", file, [source, workspace.resolve(weights)], workspace)
+    if outputs[1].exists() and (others := find_twins(path)):
+        what = f"{outputs[1].name} beside it belongs to {others[0].name}"
+        raise ClipsentError(f"--output {path}", what, todo="choose another name")
     classifier = Classifier.load(weights, workspace, model_name)
     threshold = abstain_below or 0.0 if coverage is None else classifier.confidence_at(coverage)
     if alone and output is None:

@@ -37,6 +37,7 @@ def number_guids(path: Path) -> pd.DataFrame:
 
 # %% ../nbs/11d_push.ipynb #dd4c062b
 from clipsent_nb.files import Workspace, read_json
+from clipsent_nb.robustness import read_measurement
 
 
 def find_robustness(
@@ -45,7 +46,7 @@ def find_robustness(
 ) -> dict[str, object]:
     "What `robustness` found out about weights as they are now, by corruption; nothing if it was not asked."
     for path in sorted(workspace.resolve("outputs/optimize").glob("*/robustness_metrics.json")):
-        found = read_json(path, "delete it, or repeat `clipsent robustness`", ["corruptions"])
+        found = read_measurement(path)
         same = Path(str(found.get("weights"))).parts[-3:] == weights.parts[-3:]
         if same and path.stat().st_mtime > weights.stat().st_mtime:
             return found["corruptions"]
@@ -87,6 +88,8 @@ def copy_public(
             private = {"command": "clipsent", "left_out": []}
             write_json(target / name, strip_paths({key: private.get(key, value) for key, value in values.items()}))
     if (run / "best.pt").is_file():
+        if not (run / "encoder").is_dir():
+            raise ClipsentError(run / "encoder", "no such folder", "no model was published", "train the run again")
         state, config = read_weights(run / "best.pt")
         write_weights(target / "best.pt", state, strip_paths(config))
         shutil.copytree(run / "encoder", target / "encoder")
@@ -132,6 +135,7 @@ def upload(folder: Path, name: str, private: bool) -> str:
 import tempfile
 
 from .files import checked, log
+from .members import load_model
 
 
 @checked
@@ -149,7 +153,10 @@ def push(
     """
     if workspace.offline:
         raise ClipsentError("--offline", "an upload needs the network", todo="leave it out")
-    folder = Run.load(workspace.resolve(run)).folder
+    finished = Run.load(workspace.resolve(run))
+    folder = finished.folder
+    load_model(folder, workspace, device="cpu")  # what cannot be loaded here, nobody can load
+    read_predictions(folder / "val_predictions.csv", finished.classes)  # the card is made of them
     with tempfile.TemporaryDirectory() as place:
         target = Path(place) / "model"
         copy_public(folder, target, digests)

@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, Field
 import clipsent_nb
 from .encoders import Pooling
 from clipsent_nb.files import (
+    OF_MODELS,
     ClipsentError,
     ModelName,
     Seed,
@@ -35,6 +36,7 @@ from clipsent_nb.files import (
     checked,
     first_few,
     first_line,
+    format_message,
     log,
     make_plain,
     naming_file,
@@ -349,8 +351,12 @@ class RunFolder:
             (self / name).unlink(missing_ok=True)
         for path in self.path.glob("best.*.pt"):
             path.unlink()
-        for name in ("encoder", "onnx", "onnx_int8"):
-            shutil.rmtree(self / name, ignore_errors=True)
+        shutil.rmtree(self / "encoder", ignore_errors=True)
+        for folder in (path for name in ("onnx", "onnx_int8") if (path := self / name).is_dir()):
+            for file in OF_MODELS:
+                (folder / file).unlink(missing_ok=True)
+            if not any(folder.iterdir()):  # others may have put more into it
+                folder.rmdir()
 
 # %% ../nbs/04a_runs.ipynb #e6f4aeca
 def describe_start(
@@ -597,6 +603,20 @@ class Run:
     def __fspath__(self) -> str:
         "So that a run stands where folders of runs are listed."
         return str(self.folder)
+
+# %% ../nbs/04a_runs.ipynb #e54e94b4
+def warn_of_changes(
+    run: Run,  # A finished run
+    workspace: Workspace,  # Where its posts are
+    split_csv: Path | None = None,  # Its validation split; default: as it remembers
+) -> None:
+    "Log a warning if label, text or picture of validation posts changed since a run has predicted them."
+    path = workspace.resolve(split_csv or run.config["val_csv"])
+    found = find_files(read_split(path), workspace)[0] if path.is_file() else ()
+    if len(found) and content_fingerprint(found) != run.config["identity"].get("content of val_csv"):
+        what = f"label, text or picture of some posts changed, or were mended, since {run.folder.name} predicted them"
+        todo = "train the run again to know its answers of today"
+        log.warning("%s", format_message(f"warning: {path}", what, todo=todo))
 
 # %% ../nbs/04a_runs.ipynb #a8f3fe57
 def describe_run(run: Run) -> str:

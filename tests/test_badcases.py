@@ -386,7 +386,7 @@ def test_copies_of_other_bad_cases_are_refused(root):
     write_cases(root, train.tail(2))
     with pytest.raises(ClipsentError, match=f"{train.guid[0]}.*not among the bad cases"):
         merge(workspace=Workspace(root))
-    with pytest.raises(ClipsentError, match="would replace the training file"):
+    with pytest.raises(ClipsentError, match="would replace an input file"):
         merge(output_csv=Path("outputs/splits/train.csv"), workspace=Workspace(root))
 
 

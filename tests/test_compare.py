@@ -214,7 +214,8 @@ def test_the_best_of_a_comparison_is_chosen_by_the_mean_over_seeds_and_never_for
 def test_runs_of_a_batch_are_called_by_what_varies_and_no_two_alike(project):
     for name in ("a", "b"):
         copy_run(project, "clip", f"grid_search/{name}", **{CROSS_FITTED: 0.5})
-    cells = [{"name": name, "values": {"lr": 0.001, "seed": 1}, "state": "done"} for name in ("a", "b")]
+    rest = {"state": "done", "reason": "", "seconds": 1}
+    cells = [{"name": name, "values": {"lr": 0.001, "seed": 1}} | rest for name in ("a", "b")]
     write_json(project / OPTIMIZE / "grid_search/cells.json", {"axes": [], "cells": cells})
     groups = [[Run.load(project / OPTIMIZE / name)] for name in ("clip", "grid_search/a", "grid_search/b")]
     assert name_groups(groups[:2], project) == ["clip", "grid_search: lr 0.001"]

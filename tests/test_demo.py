@@ -56,6 +56,28 @@ def test_no_confidence_that_is_asked_for_is_none():
             return pd.DataFrame({"pred_label": ["a"], "confidence": [0.5], "p_a": [0.5], "p_b": [0.5]})
 
     assert "**a**" in demo.answer_post(Sure(), "so good", None, None)[1]
+    assert "No answer" in demo.answer_post(Sure(), "so good", None, "0.75")[1]
+    for threshold in (2, "much", float("nan")):
+        with pytest.raises(ClipsentError, match="--abstain-below"):
+            demo.answer_post(Sure(), "so good", None, threshold)
+
+
+def test_pictures_of_a_table_are_found_by_name_and_not_mistaken(tmp_path):
+    class Reader:
+        may_lack, labels = frozenset(), ("a", "b")
+
+        def predict_block(self, block: list, first: int, batch_size: int) -> pd.DataFrame:
+            names = [Path(image).parent.name + Path(image).name for _, image in block]
+            return pd.DataFrame({"pred_label": "a", "confidence": 0.5, "p_a": 0.5, "p_b": names})
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jpg").write_bytes(b"")
+    pd.DataFrame({"text": ["x"], "image": ["data/x.jpg"]}).to_csv(tmp_path / "t.csv", index=False)
+    found = demo.answer_table(Reader(), tmp_path / "t.csv", str(tmp_path / "one/x.jpg"))
+    assert found.p_b[0].endswith("x.jpg")
+    with pytest.raises(ClipsentError, match="x.jpg: two pictures have this name"):
+        demo.answer_table(Reader(), tmp_path / "t.csv", [tmp_path / "one/x.jpg", tmp_path / "two/x.jpg"])
 
 
 def test_a_table_on_the_page_reads_no_file_of_this_machine(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from clipsent_nb.data import read_split
 from clipsent_nb.ensemble import WEIGHING, cross_fit_ensemble, ensemble
 from clipsent_nb.explain import explain
 from clipsent_nb.export import export
-from clipsent_nb.files import ClipsentError, Workspace, atomic_write, write_json
+from clipsent_nb.files import ClipsentError, Workspace, atomic_write, log, write_json
+from clipsent_nb.members import Ensemble, need_single
 from clipsent_nb.predict import Classifier, EnsembleClassifier
 from clipsent_nb.runs import Run
 from clipsent_nb.train import sample_run
@@ -173,6 +175,17 @@ def test_a_soup_of_a_run_and_its_copy_is_the_run(root):
     found = Classifier.load(made.folder).predict_posts(root / "outputs/splits/val.csv", Workspace(root))[1]
     assert found.pred_label.tolist() == run.predictions.pred_label.tolist()
     assert made.metrics["cross_fitted_val_f1_macro"] == pytest.approx(made.metrics["best_val_f1_macro"])
+    notes = made.folder / "notes.md"
+    notes.write_text("mine")
+    ensemble(both("clip", "twin"), "soup", output_dir=OPTIMIZE / "soup", overwrite=True, workspace=Workspace(root))
+    assert notes.read_text() == "mine"
+    split = root / "outputs/splits/val.csv"
+    before = split.read_bytes()
+    split.write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))
+    with pytest.raises(ClipsentError, match=r"val.csv: guid .* cannot be read any more"):
+        ensemble(both("clip", "twin"), "soup", output_dir=OPTIMIZE / "less", workspace=Workspace(root))
+    split.write_bytes(before)
+    assert not (root / OPTIMIZE / "less").exists()
     for name in ("twin", "soup"):
         shutil.rmtree(root / OPTIMIZE / name)
 
@@ -207,3 +220,49 @@ def test_weights_of_a_half_never_see_the_other():
     reported = np.tensordot(weights, members[:, 0], 1).argmax(axis=1)
     honest = cross_fit_ensemble(list(members), y_true, np.arange(300), WEIGHING["greedy"])
     assert (reported == y_true).mean() > 0.38 and abs((honest == y_true).mean() - 1 / 3) < 0.06
+
+
+def test_labels_that_changed_since_are_said(root, caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    split = root / "outputs/splits/val.csv"
+    before = split.read_bytes()
+    split.write_bytes(before.replace(b",neutral", b",positive", 2))
+    ensemble(both("clip", "other"), words=False, output_dir=OPTIMIZE / "old", workspace=Workspace(root))
+    split.write_bytes(before)
+    assert "label, text or picture of some posts changed" in caplog.text
+    shutil.rmtree(root / OPTIMIZE / "old")
+
+
+def test_a_model_that_does_best_alone_is_no_ensemble(root):
+    folder = root / altered(root, "perfect")
+    table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
+    for name in ("negative", "neutral", "positive"):
+        table[f"p_{name}"] = (table.true_label == name).astype(float)
+    table.assign(pred_label=table.true_label).to_csv(folder / "val_predictions.csv", index=False)
+    with pytest.raises(ClipsentError, match="--method greedy: perfect alone does best, so there is no ensemble"):
+        ensemble(both("perfect", "clip"), "greedy", words=False, output_dir="alone", workspace=Workspace(root))
+    assert not (root / "alone").exists()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "no list of members"),
+        ([], r"its weights \[\] are no shares of 1"),
+        ([{"weight": 1}], "no list of members"),
+        ([{"folder": "a"}], r"its weights \[None\] are no shares"),
+        ([{"folder": "a", "weight": "1"}], "are no shares"),
+        ([{"folder": "a", "weight": 0.7}, {"folder": "b", "weight": 0.6}], "are no shares"),
+    ],
+)
+def test_a_damaged_list_of_members_is_named(tmp_path, members, message):
+    write_json(tmp_path / "ensemble.json", {"labels": ["a", "b"], "temperature": 1, "members": members})
+    with pytest.raises(ClipsentError, match=f"ensemble.json: damaged .*{message}"):
+        EnsembleClassifier.load(tmp_path)
+
+
+def test_an_ensemble_of_words_alone_is_named_where_towers_are_needed():
+    words = SimpleNamespace(folder="words", labels=("a", "b"))
+    with pytest.raises(ClipsentError, match="an ensemble, which an export cannot take apart$"):
+        need_single(Ensemble((words,), np.ones(1), ("a", "b"), folder="here"), "an export")

@@ -1,5 +1,7 @@
 """An explanation is of the model that answers, and leaves it as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +11,10 @@ from PIL import Image
 from clipsent_nb import explain as module
 from clipsent_nb.encoders import load_encoder, load_processors
 from clipsent_nb.explain import Explanation, deletion_curves, deletion_gap, draw_explanation, explain
+from clipsent_nb.files import ClipsentError
 from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.sample import tiny_clip
-from clipsent_nb.trained import TrainedModel
+from clipsent_nb.trained import TrainedModel, calibrate
 
 torch.set_num_threads(1)
 
@@ -82,3 +85,52 @@ def test_words_and_classes_with_dollar_signs_are_drawn_as_they_are():
     figure = draw_explanation(Explanation("$_$", 0.5, picture, heat, "attention", words))
     figure.canvas.draw()
     assert {label.get_text() for label in figure.axes[2].get_yticklabels()} == {"$_$", "eyes"}
+
+
+def test_what_is_explained_is_what_the_model_answers(classifier):
+    plain = classifier.memory_probabilities(["a good day"], [PICTURE])
+    for chosen in range(3):
+        shares = np.full(3, 0.45)
+        shares[chosen] = 0.1
+        own = replace(classifier, adjustment={"tau": 3.0, "shares": shares.tolist()}, temperature=2.0)
+        answer = own.memory_probabilities(["a good day"], [PICTURE])[0]
+        found = explain(own, "a good day", PICTURE)
+        assert found.label == own.labels[int(answer.argmax())] and found.probability == pytest.approx(answer.max())
+        assert answer == pytest.approx(calibrate(plain, own.adjustment, 2.0)[0])
+    assert len({explain(classifier, "a good day", PICTURE).label, found.label}) == 2  # the adjustment decided
+
+
+def test_deleting_what_the_model_does_not_read_leaves_its_answer(encoder):
+    model = untrained(encoder, ablate_image=True)
+    curves = deletion_curves(model, ["a good day"], [PICTURE]).set_index("part")
+    expected = model.memory_probabilities(["a good day"], [PICTURE]).max()
+    assert curves.loc["picture", ["ranked", "random"]].to_numpy() == pytest.approx(expected)
+
+
+def test_words_beyond_what_the_model_reads_weigh_nothing_and_are_not_tried(classifier, monkeypatch):
+    tried, features_of_texts = [], module.features_of_texts
+    monkeypatch.setattr(module, "features_of_texts", lambda *given: tried.extend(given[1]) or features_of_texts(*given))
+    words = explain(classifier, "good day " * 200, PICTURE).words
+    limit = classifier.tokenizer.model_max_length
+    assert len(words) == 400 and words.weight[limit:].eq(0).all() and words.weight[0] != 0
+    assert 1 < len(tried) <= limit
+
+
+def test_what_cannot_be_explained_or_drawn_is_said(classifier):
+    curves = deletion_curves(classifier, ["", ""], [PICTURE] * 2)
+    for call, message in (
+        (lambda: deletion_curves("a run", [], []), "classifier: a str cannot be explained"),
+        (lambda: deletion_curves(classifier, [], [], seed="x"), "--seed x: must be a whole number"),
+        (lambda: draw_explanation(classifier), "explanation: a TrainedModel is none"),
+        (lambda: deletion_gap(curves, ["a"]), "groups: must be a list of 2"),
+        (lambda: deletion_gap(curves, "ab"), "groups: must be a list of 2"),
+    ):
+        with pytest.raises(ClipsentError, match=message):
+            call()
+
+
+def test_figures_are_not_kept(classifier):
+    import matplotlib.pyplot as plt
+
+    draw_explanation(explain(classifier, "a good day", PICTURE))
+    assert not plt.get_fignums()

@@ -1,5 +1,6 @@
 """An exported model answers as its run does, without torch, and a faulty export is not kept."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from PIL import Image
 
 from clipsent_nb.encoders import load_encoder, load_processors
-from clipsent_nb.export import OnnxClassifier, export, write_export
-from clipsent_nb.files import ClipsentError, Workspace
+from clipsent_nb.export import EXPORT_FILES, OnnxClassifier, export, write_export
+from clipsent_nb.files import ClipsentError, Workspace, read_json, write_json
 from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.runs import RunFolder
 from clipsent_nb.sample import tiny_clip
+from clipsent_nb.train import sample_run
 from clipsent_nb.trained import calibrate
 
 torch.set_num_threads(1)
@@ -97,6 +99,33 @@ def test_a_damaged_export_is_refused_in_a_line(pair, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": "1"}, "onnx.json: damaged .its format is no number"),
+        ({"labels": ["a", "b"]}, "onnx.json: names other classes than the 3 of model.onnx"),
+        ({"labels": "abc"}, "onnx.json: names other classes"),
+    ],
+)
+def test_a_description_that_is_not_the_graphs_is_refused(pair, tmp_path, values, message):
+    folder = Path(shutil.copytree(pair[1], tmp_path / "onnx"))
+    write_json(folder / "onnx.json", read_json(folder / "onnx.json") | values)
+    with pytest.raises(ClipsentError, match=message):
+        OnnxClassifier.load(folder)
+
+
+def test_an_export_by_weights_or_a_relative_root_goes_beside_them_and_leaves_other_files(tmp_path, monkeypatch):
+    root = sample_run(tmp_path / "sample", epochs=1).folder.parents[2]
+    monkeypatch.chdir(tmp_path)
+    found = export(Path("outputs/optimize/clip/best.pt"), Workspace(Path("sample")))
+    folder = root / "outputs/optimize/clip/onnx"
+    assert found.agreement >= 0.99 and {path.name for path in folder.iterdir()} == set(EXPORT_FILES)
+    (folder / "server.py").write_text("mine")
+    stamp = (folder / "model.onnx").stat().st_ino
+    export(Path("outputs/optimize/clip"), Workspace(root))
+    assert (folder / "server.py").read_text() == "mine" and (folder / "model.onnx").stat().st_ino != stamp
+
+
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ClipsentError, match="--output .*: exists and holds no export"):
@@ -106,8 +135,10 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path):
 def test_a_run_that_is_trained_again_loses_its_old_exports(tmp_path):
     for name in ("encoder", "onnx", "onnx_int8", "mine"):
         (tmp_path / name).mkdir()
+    for file in ("onnx/model.onnx", "onnx_int8/onnx.json", "onnx_int8/server.py"):
+        (tmp_path / file).write_text("")
     RunFolder(tmp_path).clear()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "onnx_int8", "server.py"]
 
 
 @pytest.mark.parametrize(

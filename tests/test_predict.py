@@ -17,7 +17,8 @@ from PIL import Image
 from clipsent_nb import labelling
 from clipsent_nb.batches import Cluster
 from clipsent_nb.cli import main
-from clipsent_nb.files import ClipsentError, Workspace, write_json
+from clipsent_nb.data import read_split
+from clipsent_nb.files import ClipsentError, Workspace, log, write_json
 from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.push import copy_public, find_robustness, push
@@ -453,7 +454,7 @@ def test_a_model_comes_back_from_the_hub_without_the_places_and_names_of_this_ma
     (root / "outputs/optimize/robustness").mkdir()
     write_json(
         root / "outputs/optimize/robustness/robustness_metrics.json",
-        {"weights": "/elsewhere/optimize/clip/best.pt", "corruptions": {"defocus_blur": costs}},
+        {"posts": 9, "weights": "/elsewhere/optimize/clip/best.pt", "corruptions": {"defocus_blur": costs}},
     )
     assert push(run, "someone/mood", workspace=Workspace(root)).endswith("/someone/mood/commit/1")
     assert hub.settings[0]["visibility"] == "private" and hub.large  # the weights went as a large file
@@ -502,6 +503,58 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(root, hub, run
     with pytest.raises(ClipsentError, match=message):
         push(run, name, workspace=Workspace(root, **options))
     assert not hub.requests
+
+
+def test_a_model_without_weights_is_not_pushed(root, hub, tmp_path):
+    for lost, message in (
+        ("best.pt", "best.pt"),
+        ("encoder", "encoder"),
+        ("val_predictions.csv", "val_predictions.csv"),
+    ):
+        folder = Path(shutil.copytree((root / WEIGHTS).parent, tmp_path / lost / "clip"))
+        shutil.rmtree(folder / lost) if lost == "encoder" else (folder / lost).unlink()
+        with pytest.raises(ClipsentError, match=message) as caught:
+            push(folder, "someone/mood", workspace=Workspace(root))
+        assert str(folder) in str(caught.value)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["best.pt", "config.json", "encoder/config.json", "README.md"])
+def test_files_of_a_model_are_not_replaced(root, name):
+    file = (root / WEIGHTS).parent / name
+    before = file.read_bytes()
+    with pytest.raises(ClipsentError, match="would replace a"):
+        predict_file(WEIGHTS.parent, Workspace(root), file)
+    assert file.read_bytes() == before
+
+
+def test_answers_do_not_share_a_table_of_probabilities(root, tmp_path):
+    predict_file(WEIGHTS, Workspace(root), tmp_path / "res.csv")
+    before = (tmp_path / "res_probabilities.csv").read_bytes()
+    with pytest.raises(ClipsentError, match="res_probabilities.csv beside it belongs to res.csv"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "res.txt")
+    predict_file(WEIGHTS, Workspace(root), tmp_path / "res.csv")
+    assert (tmp_path / "res_probabilities.csv").read_bytes() == before and not (tmp_path / "res.txt").exists()
+
+
+def test_two_files_of_a_kind_are_said_and_answers_do_not_go_among_them(root, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    post, new = read_split(root / "outputs/splits/val.csv").iloc[0], tmp_path / "new"
+    new.mkdir()
+    for name in ("a.jpg", "a.png"):
+        shutil.copy(root / post.image_path, new / name)
+    (new / "a.txt").write_text("so good")
+    predict_file(WEIGHTS, Workspace(root), tmp_path / "a.txt", test_file=new)
+    assert "two files of one kind for a post; used is a.jpg rather than a.png" in caplog.text
+    with pytest.raises(ClipsentError, match="would replace an input file, or lie among them"):
+        predict_file(WEIGHTS, Workspace(root), new / "answers.txt", test_file=new)
+
+
+@pytest.mark.parametrize("guid", ["", "=1+1", "@a", "two\nlines"])
+def test_ids_that_no_table_should_hold_are_named(root, tmp_path, guid):
+    pd.DataFrame({"id": ["1", guid], "text": "a", "image": "b.jpg"}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ClipsentError, match="t.csv, row 2: the id .* is empty, of several lines, or a formula"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "a.txt", test_file=tmp_path / "t.csv")
 
 
 def test_a_name_that_could_be_a_path_of_the_project_asks_no_hub(root, hub):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.augment import merge
+from clipsent_nb.augment import augment_text, merge
 from clipsent_nb.badcases import describe_cases, mine
 from clipsent_nb.batches import Execution, collect, name_folder, run_many
 from clipsent_nb.cli import main, parse
@@ -314,6 +314,38 @@ def test_a_file_of_ours_without_what_it_should_hold_is_named(run, tmp_path, name
     with pytest.raises(ClipsentError) as caught:
         load(tmp_path)
     assert f"{name}: {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["outputs/splits/val.csv", "outputs/splits/train.csv", "train.txt"])
+def test_no_command_writes_over_the_splits(run, root, name):
+    before, weights = (root / name).read_bytes(), run.folder / "best.pt"
+    bad = root / "outputs/optimize/bad_cases.csv"
+    mine(replace(sample_config(root), output_dir="x"), source="val", weights=weights, report=False, output_csv=bad)
+    own = Workspace(root)
+    for call in (
+        lambda: mine(sample_config(root), source="val", weights=weights, report=False, output_csv=name),
+        lambda: predict_file(run.folder, own, name),
+        lambda: augment_text(output_csv=name, workspace=own),
+        lambda: merge(output_csv=name, workspace=own),
+        lambda: compare(sample_config(root), references=False, report=False, output_csv=name),
+    ):
+        with pytest.raises(ClipsentError, match="--output"):
+            call()
+    with pytest.raises(ClipsentError, match="would replace an input file"):
+        augment_text(output_csv=bad, workspace=own)
+    with pytest.raises(ClipsentError, match="not the name of a table"):
+        mine(sample_config(root), source="val", weights=weights, output_csv="bad_cases")
+    with pytest.raises(ClipsentError, match="--output-dir .*: is the folder of a model"):
+        robustness(weights, run.folder, workspace=own)
+    assert (root / name).read_bytes() == before
+
+
+def test_an_empty_path_is_said_to_be_empty(root, tmp_path):
+    table = table_of(root, "val").head(4)
+    table.loc[1, "text_path"] = ""
+    table.to_csv(tmp_path / "v.csv", index=False)
+    with pytest.raises(ClipsentError, match=f"guid {table.guid[1]}: has no text_path or no image_path"):
+        load_inputs(sample_config(root, val_csv=str(tmp_path / "v.csv")))
 
 
 def test_a_single_path_is_a_list_of_one(tmp_path):
