@@ -41,7 +41,7 @@ def perceptual_hash(image: Image.Image) -> str:
     import imagehash
 
     grey = image.convert("L")
-    levels = np.asarray(grey.resize((32, 32)), dtype=np.float32)
+    levels = np.asarray(grey.resize((32, 32)))
     return "" if levels.std() < FLATTEST else str(imagehash.phash(grey))
 
 # %% ../nbs/00g_copies.ipynb #829d415c

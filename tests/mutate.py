@@ -119,6 +119,14 @@ EQUIVALENT = {
         'prompts, blank = [prompt.format(label) for label in labels for prompt in PROMPTS], Image.new("RGB", (8, 9))',
     ): "nobody looks at this picture",
     (
+        "badcases",
+        "labels = np.array(run.classes)[cross_fit_answers(run.labels, epochs, predictions.group, halvings=2)[0]]",
+    ): "the first halving is the same, however many follow",
+    (
+        "badcases",
+        "logits = np.log(np.clip(probabilities, 2e-12, None))",
+    ): "how far below all that matters a probability may be",
+    (
         "posts",
         "return pairs[pairs.part.notna() & ~bare].reset_index(drop=False), problems",
     ): "the columns of a split are taken by name",

@@ -286,6 +286,7 @@ def test_the_interval_of_the_error_rate_counts_copies_once():
     for table in (alone, copied):
         low, high = (float(part) for part in describe_cases(table).split("interval ")[1].split("%)")[0].split("% to "))
         widths.append(high - low)
+        assert "was trained on" not in describe_cases(table) and "without those" not in describe_cases(table)
     assert widths[1] > widths[0] + 5
 
 

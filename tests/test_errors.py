@@ -1,5 +1,6 @@
 """What an analysis of errors refuses, and what it must not be fooled by."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from clipsent_nb.errors import (
     count_errors,
     errors,
     find_slices,
+    make_slices,
     picture_size,
     script_of,
+    summarise_dimensions,
     text_traits,
 )
 from clipsent_nb.files import ClipsentError, Workspace
@@ -65,7 +68,8 @@ def test_only_wrong_rows_are_errors_and_the_split_is_found(root, tmp_path, split
     table = pd.read_csv(tmp_path / "out/error_analysis_text_len.csv")
     assert table.columns[:4].tolist() == ["bucket", "total", "errors", "error_rate"]
     assert table.total.sum() == len(analysis.posts) and table.errors.sum() == 3
-    assert Image.open(tmp_path / "out/error_analysis_text_len.png").width > 300
+    drawn = Image.open(tmp_path / "out/error_analysis_text_len.png").convert("RGB")
+    assert drawn.width > 300 and len(drawn.getcolors(10**6)) > 9
 
 
 @pytest.mark.parametrize(
@@ -124,6 +128,13 @@ def test_columns_and_files_that_are_missing(root, tmp_path):
 def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path):
     with_weights = errors(run=RUN, workspace=Workspace(root), output_dir=tmp_path / "out", report=False)
     assert set(with_weights.tables) == set(AXES) and (tmp_path / "out/error_analysis_agreement.png").is_file()
+    posts = with_weights.posts
+    same = (posts.text_prediction == posts.image_prediction).sum()
+    counts = with_weights.tables["agreement"].set_index("bucket").total
+    assert 0 < same < len(posts) and counts.to_dict() == {
+        "same prediction": same,
+        "different predictions": len(posts) - same,
+    }
     without = analyse(root, bad_cases(root), tmp_path)
     assert "agreement" not in without.tables and not list((tmp_path / "out").glob("*agreement*"))
 
@@ -167,6 +178,17 @@ def test_parts_of_a_bad_class_are_not_reported_again():
     wrong = pd.Series(random.random(3000) < np.where(buckets.a == "x", 0.6, 0.2))
     found = find_slices(buckets, wrong, 30)
     assert found.slice[found.verdict == "worse"].tolist() == ["a = x"]
+    posts = pd.DataFrame(
+        {"label": "neutral", "pred_label": "neutral", "wrong": wrong, "group": wrong.index.astype(str)}
+    )
+    report = str(ErrorReport(posts, {"a": count_errors(buckets.a, wrong, 30)}, summarise_dimensions({}), found, Path()))
+    assert re.search(r"^  a = x: \d+ of \d+ wrong, elsewhere [\d.]+%$", report, re.M)
+
+
+def test_of_slices_with_the_same_posts_the_simplest_stays_and_none_covers_nearly_all():
+    buckets = pd.DataFrame({"a": ["x"] * 40 + ["y"] * 40, "b": ["u"] * 40 + ["v"] * 40, "c": ["s"] * 78 + ["t"] * 2})
+    found = make_slices(buckets.astype("category"), 10)
+    assert list(found) == [(("a", "x"),), (("a", "y"),), (("a", "y"), ("c", "s"))]
 
 
 def test_nothing_wrong_and_too_few_posts():
