@@ -424,6 +424,10 @@ def test_one_post_is_answered_in_a_line_and_nothing_is_written(root, new_posts, 
     assert sorted(root.glob("outputs/*")) == before
 
 
+def kept_files(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (root / "outputs/cache/features").rglob("*") if path.is_file()}
+
+
 def test_features_of_frozen_towers_are_kept_for_the_next_model(root, classifier, tmp_path, monkeypatch):
     frozen, val = trained_without(root, tmp_path / "frozen", trainable_blocks=0), root / "outputs/splits/train.csv"
     expected = classifier.predict_posts(val, Workspace(root))[1]
@@ -432,6 +436,11 @@ def test_features_of_frozen_towers_are_kept_for_the_next_model(root, classifier,
     monkeypatch.setattr("clipsent_nb.model.DualEncoderClassifier.features", None)  # no tower is run again
     again = Classifier.load(frozen).predict_posts(val, Workspace(root))[1]
     pd.testing.assert_frame_equal(again, found)
+    monkeypatch.undo()
+    before = kept_files(root)
+    few = read_split(root / "outputs/splits/val.csv").head(2)
+    Classifier.load(frozen).predict_posts(few, Workspace(root))
+    assert kept_files(root) == before  # a few are not worth keeping
 
 
 @pytest.fixture
