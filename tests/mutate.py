@@ -41,7 +41,7 @@ JUDGES = {
     "train": ("04_train", "train levers promises"),
     "state": ("04e_state", "train levers promises"),
     "features": ("04b_features", "train levers promises"),
-    "trained": ("04g_trained", "train levers promises"),
+    "trained": ("04g_trained", "predict levers promises"),
     "badcases": ("09_badcases", "badcases"),
     "errors": ("10_errors", "errors"),
     "compare": ("12_compare", "compare"),
