@@ -135,10 +135,11 @@ DIGESTS = ["text_digest", "image_digest"]
 def read_cases(
     path: Path,  # A CSV file of an earlier step
     columns: Sequence[str] = CASE_COLUMNS,  # What it must have
+    once: bool = True,  # Whether a post may be there once only, as a bad case may, and its copies need not
 ) -> pd.DataFrame:
     """Read a table of bad cases or of their copies as text; digests and encoding are "" in tables of other programs.
 
-    Raises ClipsentError if the file is missing, is no CSV file, lacks a column or holds an unknown label.
+    Raises ClipsentError if the file is missing, is no CSV file, lacks a column, or holds an unknown label or a post twice.
     """
     table = read_table(path, columns, todo="`clipsent mine`, `augment-images` and `augment-text` write such files")
     labels = find_labels(path)
@@ -146,6 +147,8 @@ def read_cases(
     if len(unknown):
         what = f"unknown label {unknown.true_label.iloc[0]!r} of guid {unknown.guid.iloc[0]}"
         raise ClipsentError(path, what, todo=f"use {', '.join(labels)}")
+    if once and (twice := table.guid[table.guid.duplicated()].tolist()):
+        raise ClipsentError(path, f"guid {first_few(twice)} is there twice", todo="remove a row, or mine again")
     lacking = [name for name in ("encoding", *DIGESTS) if name not in table]
     return table.assign(**dict.fromkeys(lacking, ""))
 
@@ -280,6 +283,7 @@ def augment_images(
 
     Raises ClipsentError if the table is unusable or a picture is missing or broken.
     """
+    check_output("--output-dir", output_dir / IMAGE_COPIES.name, [workspace.resolve(badcase_csv)], workspace)
     cases, folder = find_cases(badcase_csv, workspace), workspace.resolve(output_dir)
     jobs = [(case, number) for case in cases.itertuples() for number in range(1, num_aug + 1)]
 
@@ -322,7 +326,7 @@ def make_copy_rows(
     altered = {"ia": ["image_path"], "ta": ["text_path", "encoding"]}[kind]
     rows = sources.set_index("guid").loc[copies.guid].reset_index()
     rows, problems = find_files(rows.assign(**{name: copies[name].to_numpy() for name in altered}), workspace)
-    settle_problems(problems, len(copies), "altered copies", workspace)
+    settle_problems(problems, copies.guid.nunique(), "the sources of altered copies", workspace)  # both by guid
     content = rows.text_digest + rows.image_digest
     rows = rows[~content.isin(train.text_digest + train.image_digest) & ~content.duplicated()]
     return rows.assign(guid=name_copies(rows.guid, kind, train.guid))[SPLIT_COLUMNS]
@@ -379,7 +383,7 @@ def read_copies(
 
     Raises ClipsentError if the file is unusable, or holds copies of other posts.
     """
-    copies = read_cases(path, ["guid", "true_label", column])
+    copies = read_cases(path, ["guid", "true_label", column], once=False)
     if unknown := copies.guid[~copies.guid.isin(sources.guid)].unique().tolist():
         raise ClipsentError(path, f"guid {first_few(unknown)} not among the bad cases", todo="make the copies again")
     return keep_unchanged(copies, sources, path)
@@ -415,8 +419,8 @@ def merge(
     write_csv(pd.concat([train, *rows]), output)
     nouns = ("post", "altered picture", "altered text")
     counts = [write_count(len(table), noun) for table, noun in zip((train, *rows), nouns, strict=True)]
-    before = write_count(len(images) + len(texts) - sum(map(len, rows)), "copy was", "copies were")
-    log.info("%s; %s there already", ", ".join(counts), before)
+    before = write_count(len(images) + len(texts) - sum(map(len, rows)), "copy", "copies")
+    log.info("%s; %s there already, or unreadable", ", ".join(counts), before)
     if len(suspect):
         posts = write_count(len(suspect), "post")
         log.info("no copies of %s whose label is in doubt; --no-skip-suspect adds them", posts)

@@ -139,8 +139,9 @@ class Cluster:
     gpus: NotNegative = 0.0  # GPUs for each worker, if the engine is ray; 0.5 lets two share one
 
     def __post_init__(self) -> None:
-        if self.ray_address and self.engine != "ray":
-            raise ClipsentError("--ray-address", "needs --engine ray")
+        for flag, given in (("--ray-address", self.ray_address), ("--gpus", self.gpus)):
+            if given and self.engine != "ray":
+                raise ClipsentError(flag, "needs --engine ray")
 
 
 @settings

@@ -69,7 +69,7 @@ def describe_commands() -> str:
 # %% ../nbs/cli.ipynb #45ead300
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Annotated
 
@@ -198,7 +198,9 @@ def refuse_conflicts(
     from clipsent_nb.cleaning import SWITCHES
 
     varied = {"heads": ("head_variant",), "preprocess": (*SWITCHES, "image_aug")}.get(name, ())
-    axes = {text.partition("=")[0].strip().replace("-", "_"): text for text in given.get("axes", ())}
+    texts = given.get("axes", ())
+    texts = map(str, [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else texts)
+    axes = {text.partition("=")[0].strip().replace("-", "_"): text for text in texts}
     for setting in given:
         plural = f"{setting}s"
         other = flag_of(plural) if plural in given else f"--axes {axes[setting]}" if setting in axes else ""

@@ -467,6 +467,16 @@ def find_runs(
 from clipsent_nb.heads import find_rows
 
 
+def refuse_changed(run: Run, first: Run) -> None:
+    "Raise ClipsentError if two runs answered validation posts whose labels, texts or pictures differ."
+    own, other = (one.config["identity"].get("content of val_csv") for one in (run, first))
+    if own and other and own != other:
+        what = (
+            f"answered other labels, texts or pictures than {first.folder.name}, though the posts have the same names"
+        )
+        raise ClipsentError(run.folder, what, todo="train it again with --overwrite")
+
+
 def comparable_runs(
     config: TrainConfig,  # Of the baseline
     runs: str,  # As `find_runs` takes it
@@ -491,6 +501,8 @@ def comparable_runs(
                 what = f"tells {first_few(run.classes)} apart, the baseline {first_few(classes)}"
                 raise ClipsentError(run.folder, what, todo="compare runs on one set of labels")
             find_rows(run, posts)
+            if split is None:
+                refuse_changed(run, Run.load(folder))
             kept.append(run)
         except ClipsentError as error:
             if runs:
@@ -513,6 +525,9 @@ def make_baseline(
     folder = config.resolve(config.output_dir)
     if (folder / "metrics.json").is_file() and not config.overwrite:
         run = Run.load(folder, found=True)
+        if run.config.get("kind") == "ensemble":
+            todo = "name a run, and the ensemble by --runs"
+            raise ClipsentError(f"--output-dir {config.output_dir}", "an ensemble, which is no baseline", todo=todo)
     else:
         if copies := load_inputs(config).leaked:
             what, todo = (

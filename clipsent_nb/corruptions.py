@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['CORRUPTIONS_VERSION', 'IMAGE_CORRUPTIONS', 'SHARES', 'FEW', 'TEXT_CORRUPTIONS', 'PAIRING_CORRUPTIONS', 'CORRUPTIONS',
-           'Corruption', 'corrupt_pixels', 'picture_examples', 'corrupt_text', 'text_examples', 'replace_rows',
-           'derangement']
+           'Corruption', 'check_severity', 'corrupt_pixels', 'picture_examples', 'corrupt_text', 'text_examples',
+           'replace_rows', 'derangement']
 
 # %% ../nbs/08a_corruptions.ipynb #7caf910e
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from .cleaning import HAN, KANA, USER_NAME
-from .files import digest
+from .files import ClipsentError, digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -242,6 +242,15 @@ IMAGE_CORRUPTIONS = {
 }
 
 # %% ../nbs/08a_corruptions.ipynb #cfcf7670
+def check_severity(name: str, known: Mapping[str, Corruption], severity: int) -> None:
+    "Raise ClipsentError if there is no such corruption, or it has no such severity."
+    if name not in known:
+        raise ClipsentError(f"corruption {name}", "unknown", todo=f"choose one of {', '.join(known)}")
+    if severity not in range(1 + len(known[name].levels)):
+        what = f"must be a whole number from 0 to {len(known[name].levels)}"
+        raise ClipsentError(f"severity {severity} of {name}", what)
+
+
 def corrupt_pixels(
     pixels: Tensor,  # uint8 [B, 3, H, W]
     guids: Sequence[str],  # Of the posts, B
@@ -251,8 +260,10 @@ def corrupt_pixels(
 ) -> Tensor:
     """The damaged pictures, uint8 [B, 3, H, W] on the same device.
 
+    Raises ClipsentError for an unknown name or severity.
     Source: Hendrycks and Dietterich, 2019, "Benchmarking Neural Network Robustness to Common Corruptions".
     """
+    check_severity(name, IMAGE_CORRUPTIONS, severity)
     if severity == 0:
         return pixels
     corruption = IMAGE_CORRUPTIONS[name]
@@ -412,7 +423,11 @@ def corrupt_text(
     severity: int,  # 0: unchanged, 5: strongest
     seed: int = 0,  # Another seed, other random numbers
 ) -> str:
-    "The damaged text."
+    """The damaged text.
+
+    Raises ClipsentError for an unknown name or severity.
+    """
+    check_severity(name, TEXT_CORRUPTIONS, severity)
     if severity == 0:
         return text
     corruption = TEXT_CORRUPTIONS[name]

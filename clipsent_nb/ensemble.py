@@ -94,7 +94,7 @@ def cross_fit_ensemble(
 # %% ../nbs/12a_ensemble.ipynb #4a1591d9
 from dataclasses import dataclass, fields
 
-from clipsent_nb.compare import baseline_posts
+from clipsent_nb.compare import baseline_posts, refuse_changed
 from clipsent_nb.files import ClipsentError, Workspace, first_few
 from clipsent_nb.heads import find_rows, validation_posts
 from clipsent_nb.members import WordModel
@@ -129,6 +129,7 @@ def gather_candidates(
             )
         if run.classes != classes:
             raise ClipsentError(run.folder, f"tells other classes apart than {runs[0].folder}", todo="leave it out")
+        refuse_changed(run, runs[0])
         rows, epochs = find_rows(run, posts), run.epoch_probabilities
         table = run.probabilities[rows]
         found.append(Candidate(run.folder.name, table, table[None] if epochs is None else epochs[:, rows], run))

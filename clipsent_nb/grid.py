@@ -413,11 +413,14 @@ def plan_grid(
     axes: Iterable[str],
     search: str | None,
     execution: Execution,
+    trials: int | None = None,
     **_: object,  # What decides nothing here
 ) -> tuple[dict[str, list[object] | Range], TrainConfig]:
     "What varies, and what all runs share, by the arguments of `grid`; raises ClipsentError for what cannot be used."
     given = {"batch_size": batch_sizes, "lr": lrs, "weight_decay": weight_decays, "dropout": dropouts}
     varying = grid_axes(config, given, axes)
+    if trials is not None and not search:
+        raise ClipsentError(f"--trials {trials}", "needs --search optuna")
     if search and execution.dry_run:
         raise ClipsentError("--dry-run", "a search does not know its runs beforehand", todo="leave one of the two out")
     ranges = [name for name, values in varying.items() if isinstance(values, Range)]
@@ -438,7 +441,7 @@ def grid(
     dropouts: Listing | None = None,  # Values for --dropout; default: 0.1,0.2
     axes: tuple[str, ...] = (),  # Further axes, such as head_variant=ln,mlp seed=1,2
     search: Literal["optuna"] | None = None,  # Choose the next values by the earlier results; then 1e-6:1e-4 is a range
-    trials: AtLeastOne = 20,  # Runs of a search in all
+    trials: AtLeastOne | None = None,  # Runs of a search in all; default: 20
     execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
 ) -> Comparison | str:
@@ -447,11 +450,11 @@ def grid(
     From Python, `config` may also be a TrainConfig, all of whose values count as given.
     Raises ClipsentError for unusable settings or input, or if no run could be completed.
     """
-    varying, base = plan_grid(config, batch_sizes, lrs, weight_decays, dropouts, axes, search, execution)
+    varying, base = plan_grid(config, batch_sizes, lrs, weight_decays, dropouts, axes, search, execution, trials)
     folder = base.resolve(base.output_dir)
     with kept_kernels():
         runs = (
-            run_search(varying, base, trials, execution)
+            run_search(varying, base, trials or 20, execution)
             if search
             else run_many(expand(varying, base), folder, execution)
         )

@@ -192,11 +192,11 @@ class Plan:
             return [None]
         given = self.values["seeds"]
         seeds = given if isinstance(given, list) else str(given).split(",")
-        seeds = list(dict.fromkeys(str(seed).strip() for seed in seeds))
+        seeds = [str(seed).strip() for seed in seeds]
         if not seeds or not all(seed.isdecimal() for seed in seeds):
             what, todo = f"[{self.name}] seeds = {given!r} is no list of seeds", "write seeds = [42, 43]"
             raise ClipsentError(self.where, what, todo=todo)
-        return seeds
+        return list(dict.fromkeys(str(int(seed)) for seed in seeds))
 
     @property
     def files(self) -> list[str]:
@@ -220,6 +220,10 @@ def refuse_unknown(
         for key in plan.settings[table]:
             if key in DECIDED or key in plan.step.paths:
                 raise ClipsentError(plan.where, f"[{table}] {key} is decided by `clipsent run`", todo="leave it out")
+            if key in ("dry_run", *(("text", "image") if plan.name == "predict" else ())):
+                raise ClipsentError(
+                    plan.where, f"[{table}] {key} leaves no files, so it is no step", todo="leave it out"
+                )
             if key not in known:
                 names = ", ".join(sorted({*known} - DECIDED - {*plan.step.paths}))
                 raise ClipsentError(plan.where, f"[{table}] has no setting {key}", todo=f"there are {names}")
@@ -265,6 +269,8 @@ def refuse_lacking(plan: Plan) -> None:
 # %% ../nbs/13_stage.ipynb #b0000016
 from contextlib import suppress
 
+import pandas as pd
+
 from clipsent_nb.caches import file_digests
 from clipsent_nb.files import digest, read_table
 from clipsent_nb.posts import LISTS, VOTES, post_file
@@ -292,6 +298,7 @@ def digest_content(files: list[Path], workspace: Workspace) -> bytes:
 
 NAMED = (
     "table",
+    "division",
     "weights",
     "csv",
     "val_csv",
@@ -313,7 +320,24 @@ def find_named(plan: Plan) -> dict[str, Path]:
             for path in (root / name.removesuffix("best.pt") / "metrics.json", root / name):
                 if path.is_file():
                     found.setdefault(name, path)
+            if not (root / name / "metrics.json").is_file():  # a saved data set, or a division
+                found |= {f"{name}/{path.name}": path for path in sorted((root / name).glob("*")) if path.is_file()}
     return found
+
+
+def table_pictures(plan: Plan) -> list[Path]:
+    "The files that the pictures of the table of posts are in; none where they stand in its cells, or it is no table."
+    from clipsent_nb.tables import Columns, find_columns, picture_cell, read_cells
+
+    workspace, values = plan.workspace, plan.values
+    path, own = workspace.posts_root / str(values["table"]), {one.name for one in fields(Columns)}
+    with suppress(ClipsentError):  # the step itself says what is wrong
+        columns = Columns(**{name: value for name, value in values.items() if name in own})
+        table = pd.concat(read_cells(path, values.get("encoding", "auto")), ignore_index=True)
+        column = find_columns(table, columns, path.name).get("image")
+        names = map(picture_cell, table[column]) if column is not None else ()
+        return [post_file(name, workspace) for name in names if isinstance(name, str) and name]
+    return []
 
 
 def step_inputs(plan: Plan) -> dict[str, str]:
@@ -328,6 +352,8 @@ def step_inputs(plan: Plan) -> dict[str, str]:
         inputs["posts"] = digest(
             digest_content([*files, *(posts / file for file in (*LISTS.values(), VOTES))], workspace)
         )
+        if plan.values.get("table"):
+            inputs["pictures"] = digest(digest_content(table_pictures(plan), workspace))
     return inputs
 
 # %% ../nbs/13_stage.ipynb #b0000019
@@ -470,8 +496,6 @@ def do_steps(
     return record
 
 # %% ../nbs/13_stage.ipynb #b0000033
-import pandas as pd
-
 SCORES = {"best_val": "best epoch", "cross_fitted_val": "cross-fitted", "unseen_val": "best epoch, posts not met"}
 
 

@@ -15,11 +15,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipsent_nb.augment import augment_text, merge
+from clipsent_nb.augment import IMAGE_COPIES, augment_images, augment_text, merge
 from clipsent_nb.badcases import describe_cases, mine
 from clipsent_nb.batches import Execution, collect, name_folder, run_many
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
+from clipsent_nb.corruptions import corrupt_pixels, corrupt_text
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decisions import (
     confidence_at,
@@ -44,6 +45,7 @@ from clipsent_nb.files import (
     read_toml,
     show_progress,
     write_count,
+    write_json,
 )
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.members import load_model, load_words
@@ -64,7 +66,7 @@ from clipsent_nb.report import execute
 from clipsent_nb.robustness import CorruptionSettings, Robustness, robustness
 from clipsent_nb.runs import Run, TrainConfig
 from clipsent_nb.sample import make_sample
-from clipsent_nb.stage import Plan, choose_steps, read_settings, refuse_lacking, run_stage
+from clipsent_nb.stage import Plan, choose_steps, make_calls, read_settings, refuse_lacking, run_stage, step_inputs
 from clipsent_nb.state import load_inputs, sample_config
 from clipsent_nb.stats import compare_seeds, cross_fit_epoch, halve_groups, rank_runs, seeds_interval, verdict
 from clipsent_nb.train import fit, sample_run
@@ -262,6 +264,17 @@ WRONG_ARGUMENTS = [
     (rank_runs, {"y_true": [0, 1], "answers": None}, "answers: must be a mapping of at least one run"),
     (rank_runs, {"y_true": [0, 1], "answers": {"a": [0, 1]}, "samples": 0}, "--samples 0: must be"),
     (run_many, {"configs": None, "folder": "a"}, "--configs None: must be"),
+    (corrupt_text, {"text": "a", "guid": "1", "name": "keyboard", "severity": -1}, "severity -1 of keyboard: must be"),
+    (corrupt_text, {"text": "a", "guid": "1", "name": "keyboard", "severity": 9}, "severity 9 of keyboard: must be"),
+    (
+        corrupt_text,
+        {"text": "a", "guid": "1", "name": "none", "severity": 1},
+        "corruption none: unknown; choose one of",
+    ),
+    (corrupt_pixels, {"pixels": [], "guids": [], "name": "none", "severity": 1}, "corruption none: unknown"),
+    (Execution, {"gpus": 2}, "--gpus: needs --engine ray"),
+    (mine, {"source": "val", "weights": "a", "execution": Execution(dry_run=True)}, "--dry-run: there are no folds"),
+    (mine, {"csv": "b", "weights": "a", "execution": Execution(jobs=2)}, "--jobs: there are no folds"),
     (run_many, {"configs": ["a"], "folder": "a"}, "configs: must be"),
     (show_progress, {"shown": "perhaps"}, "--shown perhaps: must be"),
 ]
@@ -338,6 +351,109 @@ def test_no_command_writes_over_the_splits(run, root, name):
     with pytest.raises(ClipsentError, match="--output-dir .*: is the folder of a model"):
         robustness(weights, run.folder, workspace=own)
     assert (root / name).read_bytes() == before
+
+
+def test_a_bad_case_that_is_there_twice_is_named(run, root, tmp_path):
+    own, bad = Workspace(root), tmp_path / "bad.csv"
+    weights = run.folder / "best.pt"
+    mine(sample_config(root), source="val", weights=weights, report=False, output_csv=bad)
+    table = read_table(bad)
+    pd.concat([table, table.head(1)]).to_csv(bad, index=False)
+    for call in (augment_images, augment_text, merge):
+        with pytest.raises(ClipsentError, match=f"bad.csv: guid {table.guid[0]} is there twice"):
+            call(badcase_csv=bad, workspace=own)
+
+
+def test_pictures_are_not_written_over_the_list_that_names_them_nor_among_the_posts(run, root, tmp_path):
+    own, bad = Workspace(root), tmp_path / IMAGE_COPIES.name
+    mine(sample_config(root), source="val", weights=run.folder, report=False, output_csv=bad)
+    before = bad.read_bytes()
+    for folder in (tmp_path, root / "data"):
+        with pytest.raises(ClipsentError, match="--output-dir .*: would replace an input file, or lie among them"):
+            augment_images(bad, folder, workspace=own)
+    assert bad.read_bytes() == before and not list((root / "data").glob("*_ia*"))
+
+
+def test_unreadable_copies_are_counted_by_the_posts_that_they_are_of(run, root, tmp_path):
+    own, bad = Workspace(root, max_bad="20%"), tmp_path / "bad.csv"
+    mine(sample_config(root), source="val", weights=run.folder, report=False, output_csv=bad)
+    four = read_table(bad).head(4)
+    four.to_csv(bad, index=False)
+    copies = augment_images(bad, root / "outputs/altered", num_aug=2, workspace=own)
+    texts = augment_text(bad, root / "outputs/altered/texts.csv", workspace=own)
+    for path in read_table(copies).query(f"guid == '{four.guid[0]}'").image_path:
+        (root / path).unlink()
+    with pytest.raises(ClipsentError, match="1 of 4 posts cannot be used"):
+        merge(
+            badcase_csv=bad,
+            badcase_image_csv=copies,
+            badcase_text_csv=texts,
+            output_csv=tmp_path / "new.csv",
+            skip_suspect=False,
+            workspace=own,
+        )
+    shutil.rmtree(root / "outputs/altered")
+
+
+def test_runs_that_answered_other_texts_of_the_same_posts_are_not_compared(run, root):
+    folder = Path(shutil.copytree(run.folder, root / "outputs/optimize/elsewhere"))
+    try:
+        config = read_json(folder / "config.json")
+        config["identity"]["content of val_csv"] = "other"
+        write_json(folder / "config.json", config)
+        base = replace(sample_config(root), output_dir="outputs/optimize/clip")
+        message = "elsewhere: answered other labels, texts or pictures than clip"
+        with pytest.raises(ClipsentError, match=message):
+            compare(base, folder, references=False, report=False)
+        found = compare(base, references=False, report=False)
+        assert any("elsewhere: answered other labels" in str(one) for one in found.left_out)
+        with pytest.raises(ClipsentError, match=message):
+            ensemble([run.folder, folder], workspace=Workspace(root))
+        write_json(folder / "config.json", config | {"kind": "ensemble"})
+        with pytest.raises(ClipsentError, match="--output-dir .*: an ensemble, which is no baseline"):
+            compare(replace(base, output_dir=folder), references=False, report=False)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[mine]\ndry_run = true", r"\[mine\] dry_run leaves no files"),
+        ("[batch]\ndry_run = true", r"\[batch\] dry_run leaves no files"),
+        ('[predict]\ntext = "a"', r"\[predict\] text leaves no files"),
+        ("[grid]\naxes = [1, 2]", r"\[grid\] --axes"),
+        ("[grid]\ntrials = 5", r"\[grid\] --trials 5 needs --search optuna"),
+    ],
+)
+def test_settings_that_make_nothing_or_are_no_text_are_refused(root, tmp_path, text, what):
+    (tmp_path / "s.toml").write_text(f'[train]\nmodel_name = "tiny_clip"\n{text}')
+    with pytest.raises(ClipsentError, match=what):
+        settings = read_settings(tmp_path / "s.toml")
+        for name in ("mine", "grid", "predict"):
+            make_calls(Plan(name, settings, Workspace(root), "s.toml"))
+
+
+def test_seeds_that_are_the_same_number_are_one(tmp_path):
+    (tmp_path / "s.toml").write_text('[baseline]\nseeds = [42, "042", 7]')
+    assert Plan("baseline", read_settings(tmp_path / "s.toml")).seeds == ["42", "7"]
+
+
+def test_a_changed_division_or_picture_of_a_table_is_noticed_by_the_stage(root, tmp_path):
+    shutil.copytree(root / "data", tmp_path / "pics", ignore=shutil.ignore_patterns("*.txt"))
+    names = sorted(path.name for path in (tmp_path / "pics").iterdir())[:6]
+    rows = pd.DataFrame({"id": range(6), "text": "a", "image": [f"pics/{name}" for name in names], "label": "neutral"})
+    rows.to_csv(tmp_path / "posts.csv", index=False)
+    (tmp_path / "div").mkdir()
+    (tmp_path / "div/train.txt").write_text("1\n2\n")
+    (tmp_path / "s.toml").write_text('[splits]\ntable = "posts.csv"\ndivision = "div"')
+    plan = Plan("splits", read_settings(tmp_path / "s.toml"), Workspace(tmp_path))
+    states = [step_inputs(plan)]
+    (tmp_path / "div/train.txt").write_text("1\n3\n")
+    states.append(step_inputs(plan))
+    (tmp_path / "pics" / names[0]).write_bytes((tmp_path / "pics" / names[1]).read_bytes())
+    states.append(step_inputs(plan))
+    assert states[0] != states[1] != states[2] and states[2] == step_inputs(plan)
 
 
 def test_an_empty_path_is_said_to_be_empty(root, tmp_path):
