@@ -74,6 +74,7 @@ def test_misshapen_posts_are_named_in_a_short_line(classifier, texts, images, me
 
 
 def test_no_posts_give_an_empty_table(classifier):
+    assert classifier.memory_probabilities([], []).shape == (0, 3)
     table = classifier.predict(iter([]), iter([]))
     one = classifier.predict(["a"], [Image.new("RGB", (9, 9))])
     assert len(table) == 0 and table.dtypes.equals(one.dtypes)
