@@ -45,7 +45,7 @@ def execute(source, folder, parameters, threads=0, minutes=0.0, watch=lambda: ""
                 raise ClipsentError(folder / "report.ipynb", reason)
     names = "acc f1_macro precision_macro recall_macro f1_negative f1_neutral f1_positive nll ece".split()
     metrics = {f"best_val_{name}": seed / 1000 for name in names}
-    metrics |= {"best_val_f1_macro_interval": [0, 1], "leaked": seed == 50}
+    metrics |= {"best_val_f1_macro_interval": [0, 1], "leaked": seed == 50, "val_posts": 9}
     costs = "best_epoch epochs train_time_sec pairs_per_sec params_million trainable_params_million".split()
     own = {"identity": identity(TrainConfig(**parameters)), "data_fingerprint": "", "device": "cpu", "versions": {}}
     write_json(folder / "config.json", own)
