@@ -370,6 +370,9 @@ def delete_words(classifier: TrainedModel, text: str, image: Tensor, label: int,
     return classifier.feature_probabilities((features, image.expand(len(features), -1)))[:, label]
 
 # %% ../nbs/11a_explain.ipynb #28740c31
+from .stats import check_options
+
+
 def deletion_curves(
     classifier: TrainedModel,
     texts: Sequence[str],  # As they were written
@@ -410,7 +413,7 @@ def deletion_curves(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
 
 # %% ../nbs/11a_explain.ipynb #ba75861d
-from .stats import check_options, interval_and_p
+from .stats import interval_and_p
 
 
 def deletion_gap(
