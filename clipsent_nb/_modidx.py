@@ -865,6 +865,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clipsent_nb.predict.label_listed': ('predict.html#label_listed', 'clipsent_nb/predict.py'),
                                      'clipsent_nb.predict.predict_file': ('predict.html#predict_file', 'clipsent_nb/predict.py'),
                                      'clipsent_nb.predict.read_test_posts': ('predict.html#read_test_posts', 'clipsent_nb/predict.py'),
+                                     'clipsent_nb.predict.start_of': ('predict.html#start_of', 'clipsent_nb/predict.py'),
                                      'clipsent_nb.predict.warn_of_training_posts': ( 'predict.html#warn_of_training_posts',
                                                                                      'clipsent_nb/predict.py')},
             'clipsent_nb.preprocess': { 'clipsent_nb.preprocess.augmented_examples': ( 'preprocess.html#augmented_examples',

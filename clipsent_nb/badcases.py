@@ -23,7 +23,6 @@ from clipsent_nb.files import (
     check_output,
     checked,
     first_few,
-    flag_of,
     log,
     read_table,
     write_count,
@@ -336,8 +335,8 @@ def mine(
         raise ClipsentError("--csv and --source val", "both say which posts", todo="give one of them")
     if kind != "oof" and folds:
         raise ClipsentError(f"--folds {folds}", "there are no folds where --weights predicts", todo="leave it out")
-    if kind != "oof" and (useless := sorted(set(execution.given) - {"keep_best"})):
-        raise ClipsentError(flag_of(useless[0]), "there are no folds where --weights predicts", todo="leave it out")
+    if kind != "oof" and execution.dry_run:
+        raise ClipsentError("--dry-run", "there are no folds where --weights predicts", todo="leave it out")
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
     path = config.resolve(file)

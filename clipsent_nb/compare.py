@@ -467,13 +467,15 @@ def find_runs(
 from clipsent_nb.heads import find_rows
 
 
-def refuse_changed(run: Run, first: Run) -> None:
-    "Raise ClipsentError if two runs answered validation posts whose labels, texts or pictures differ."
-    own, other = (one.config["identity"].get("content of val_csv") for one in (run, first))
-    if own and other and own != other:
-        what = (
-            f"answered other labels, texts or pictures than {first.folder.name}, though the posts have the same names"
-        )
+def refuse_changed(
+    run: Run,
+    content: str | None,  # Of the validation posts, as identities have it; None in runs of older versions
+    first: str,  # Whose content it is
+) -> None:
+    "Raise ClipsentError if a run answered posts whose labels, texts or pictures are not these."
+    own = run.config["identity"].get("content of val_csv")
+    if own and content and own != content:
+        what = f"answered other labels, texts or pictures than {first}, though the posts have the same names"
         raise ClipsentError(run.folder, what, todo="train it again with --overwrite")
 
 
@@ -485,14 +487,17 @@ def comparable_runs(
 
     Raises ClipsentError if one of the others was named, or there is none of that name.
     """
-    folder, split = config.resolve(config.output_dir), None
-    if not (folder / "metrics.json").is_file() or config.overwrite:
-        split = read_split(config.resolve(config.val_csv))
-    classes = find_labels(config.resolve(config.val_csv)) if split is not None else Run.load(folder).classes
+    folder, baseline = config.resolve(config.output_dir), None
+    if (folder / "metrics.json").is_file() and not config.overwrite:
+        baseline = Run.load(folder)
+        classes, content = baseline.classes, baseline.config["identity"].get("content of val_csv")
+    else:
+        path = config.resolve(config.val_csv)
+        split, classes, content = read_split(path), find_labels(path), posts_fingerprint(config, "val_csv")
     kept, refused = [], []
     for run in find_runs(config.project_root, runs, folder):
-        if split is None:
-            posts = validation_posts(Run.load(folder))
+        if baseline:
+            posts = validation_posts(baseline)
         else:
             posts = split[~split.guid.isin(run.config["left_out"])]
             posts = posts.assign(label=label_numbers(posts.label, posts.guid, classes))
@@ -501,8 +506,7 @@ def comparable_runs(
                 what = f"tells {first_few(run.classes)} apart, the baseline {first_few(classes)}"
                 raise ClipsentError(run.folder, what, todo="compare runs on one set of labels")
             find_rows(run, posts)
-            if split is None:
-                refuse_changed(run, Run.load(folder))
+            refuse_changed(run, content, folder.name)
             kept.append(run)
         except ClipsentError as error:
             if runs:

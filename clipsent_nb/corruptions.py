@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CORRUPTIONS_VERSION', 'IMAGE_CORRUPTIONS', 'SHARES', 'FEW', 'TEXT_CORRUPTIONS', 'PAIRING_CORRUPTIONS', 'CORRUPTIONS',
-           'Corruption', 'check_severity', 'corrupt_pixels', 'picture_examples', 'corrupt_text', 'text_examples',
-           'replace_rows', 'derangement']
+           'Corruption', 'corrupt_pixels', 'picture_examples', 'corrupt_text', 'text_examples', 'replace_rows',
+           'derangement']
 
 # %% ../nbs/08a_corruptions.ipynb #7caf910e
 import math
@@ -241,7 +241,7 @@ IMAGE_CORRUPTIONS = {
     "blur": Corruption("mild", "image", pillow_blur, (1,), "radius, pixels"),
 }
 
-# %% ../nbs/08a_corruptions.ipynb #cfcf7670
+# %% ../nbs/08a_corruptions.ipynb #11a51d2a
 def check_severity(name: str, known: Mapping[str, Corruption], severity: int) -> None:
     "Raise ClipsentError if there is no such corruption, or it has no such severity."
     if name not in known:
@@ -250,7 +250,7 @@ def check_severity(name: str, known: Mapping[str, Corruption], severity: int) ->
         what = f"must be a whole number from 0 to {len(known[name].levels)}"
         raise ClipsentError(f"severity {severity} of {name}", what)
 
-
+# %% ../nbs/08a_corruptions.ipynb #cfcf7670
 def corrupt_pixels(
     pixels: Tensor,  # uint8 [B, 3, H, W]
     guids: Sequence[str],  # Of the posts, B

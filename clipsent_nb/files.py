@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMULA', 'COMPLAINTS', 'Listing', 'Renames', 'ModelName', 'AtLeastOne', 'Inside', 'Seed', 'Percent', 'log',
-           'OF_SPLITS', 'OF_MODELS', 'MODEL_MARKS', 'ClipsentError', 'atomic_write', 'write_csv', 'write_together',
-           'unicode_of', 'read_table', 'formula_safe', 'make_plain', 'write_json', 'read_json', 'read_array',
-           'read_toml', 'digest', 'locked', 'settings', 'refuse_slips', 'flag_of', 'settings_error', 'arguments_of',
-           'checked', 'parse_percent', 'show_progress', 'progress_bar', 'Workspace', 'check_output']
+           'ClipsentError', 'atomic_write', 'write_csv', 'write_together', 'unicode_of', 'read_table', 'formula_safe',
+           'make_plain', 'write_json', 'read_json', 'read_array', 'read_toml', 'digest', 'locked', 'settings',
+           'refuse_slips', 'flag_of', 'settings_error', 'arguments_of', 'checked', 'parse_percent', 'show_progress',
+           'progress_bar', 'Workspace']
 
 # %% ../nbs/00a_files.ipynb #df3c804a
 import codecs
@@ -609,13 +609,8 @@ OF_MODELS = frozenset(
     "best.pt last.pt config.json metrics.json history.csv val_predictions.csv val_epochs.npy val_cross_fitted.npy "
     "train_posts.csv README.md ensemble.json words.json words.npz onnx.json model.onnx tokenizer.json".split()
 )
-MODEL_MARKS = (
-    "config.json",
-    "metrics.json",
-    "ensemble.json",
-    "words.json",
-    "onnx.json",
-)  # one of them is in its folder
+# One of them is in the folder of every model.
+MODEL_MARKS = ("config.json", "metrics.json", "ensemble.json", "words.json", "onnx.json")
 
 
 def check_output(

@@ -82,7 +82,7 @@ def read_rows(
         pictures = [post_file(one, workspace) if isinstance(one, str) else one for one in pictures]
         guids = list(map(as_text, parts["id"]) if "id" in parts else map(str, range(first, first + len(cells))))
         if odd := [number for number, guid in enumerate(guids) if not guid.isprintable() or is_formula(guid)]:
-            what = f"the id {guids[odd[0]]!r} is empty, of several lines, or a formula to a spreadsheet"
+            what = f"the id {guids[odd[0]]!r} is empty, cannot be printed, or is a formula to a spreadsheet"
             raise ClipsentError(f"{path.name}, row {first + odd[0]}", what, todo="write letters and digits")
         yield pd.DataFrame({"guid": guids, "text": texts, "image": pictures}, dtype=object)
         first += len(cells)

@@ -289,7 +289,13 @@ def find_twins(output: Path) -> list[Path]:
     if output.exists():
         return []
     twins = [file for file in output.parent.glob(f"{glob.escape(output.stem)}.*") if file.stem == output.stem]
-    return [file for file in twins if file.is_file() and file.read_bytes()[:8] == b"guid,tag"]
+    return [file for file in twins if file.is_file() and start_of(file) == b"guid,tag"]
+
+
+def start_of(file: Path) -> bytes:
+    "The first bytes of a file that may be large."
+    with open(file, "rb") as opened:
+        return opened.read(8)
 
 # %% ../nbs/11_predict.ipynb #681a6231
 from functools import partial

@@ -274,7 +274,6 @@ WRONG_ARGUMENTS = [
     (corrupt_pixels, {"pixels": [], "guids": [], "name": "none", "severity": 1}, "corruption none: unknown"),
     (Execution, {"gpus": 2}, "--gpus: needs --engine ray"),
     (mine, {"source": "val", "weights": "a", "execution": Execution(dry_run=True)}, "--dry-run: there are no folds"),
-    (mine, {"csv": "b", "weights": "a", "execution": Execution(jobs=2)}, "--jobs: there are no folds"),
     (run_many, {"configs": ["a"], "folder": "a"}, "configs: must be"),
     (show_progress, {"shown": "perhaps"}, "--shown perhaps: must be"),
 ]
@@ -409,6 +408,9 @@ def test_runs_that_answered_other_texts_of_the_same_posts_are_not_compared(run, 
         assert any("elsewhere: answered other labels" in str(one) for one in found.left_out)
         with pytest.raises(ClipsentError, match=message):
             ensemble([run.folder, folder], workspace=Workspace(root))
+        with pytest.raises(ClipsentError, match="elsewhere: answered other labels"):  # before a baseline is trained
+            compare(replace(base, output_dir="outputs/optimize/untrained"), folder, references=False, report=False)
+        assert not (root / "outputs/optimize/untrained").exists()
         write_json(folder / "config.json", config | {"kind": "ensemble"})
         with pytest.raises(ClipsentError, match="--output-dir .*: an ensemble, which is no baseline"):
             compare(replace(base, output_dir=folder), references=False, report=False)
