@@ -1009,6 +1009,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.runs.git_commit': ('runs.html#git_commit', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.identity': ('runs.html#identity', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.load_state': ('runs.html#load_state', 'clipsent_nb/runs.py'),
+                                  'clipsent_nb.runs.overruled_flags': ('runs.html#overruled_flags', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.posts_fingerprint': ('runs.html#posts_fingerprint', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.prediction_table': ('runs.html#prediction_table', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.preset_settings': ('runs.html#preset_settings', 'clipsent_nb/runs.py'),

@@ -34,8 +34,8 @@ from .runs import Share
 # %% ../nbs/09_badcases.ipynb #46bac059
 from .inputs import content_fingerprint, find_files, refresh_content
 from .members import load_model, need_single
-from .runs import EXECUTION_ONLY, Run, TrainConfig, config_values
-from .trained import find_met_posts
+from .runs import EXECUTION_ONLY, Run, TrainConfig, overruled_flags
+from .trained import TrainedModel, find_met_posts
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
 from clipsent_nb.files import write_together
@@ -215,10 +215,7 @@ def take_settings(
     """
     _, stored = read_weights(weights / "best.pt" if weights.is_dir() else weights)
     names = [field.name for field in fields(TrainConfig) if field.name not in EXECUTION_ONLY and field.name in stored]
-    values = config_values(config)
-    overruled = [name for name in names if name in config.given and values[name] != stored[name]]
-    config = replace(config, **{name: stored[name] for name in names})
-    return config, [f"--{name.replace('_', '-')}" for name in overruled]
+    return replace(config, **{name: stored[name] for name in names}), overruled_flags(config, stored)
 
 # %% ../nbs/09_badcases.ipynb #fec7ecc1
 def predict_posts(
@@ -232,6 +229,9 @@ def predict_posts(
     `met` is yes, no, or unknown where the run folder does not tell.
     """
     trained = load_model(weights, config, config.model_name if "model_name" in config.given else None)
+    own, stored = {"--batch-size", "--model-name"}, trained.config if isinstance(trained, TrainedModel) else {}
+    if unused := [flag for flag in overruled_flags(config, stored) if flag not in own]:
+        log.warning("warning: not used, since %s predicts: %s", weights, first_few(unused))
     if config.explain_errors:
         need_single(trained, "an explanation")
     readable, table = trained.predict_posts(posts, config, where, config.batch_size)

@@ -516,6 +516,7 @@ def comparable_runs(
 
 # %% ../nbs/12_compare.ipynb #3ae20fdc
 from clipsent_nb.files import log
+from clipsent_nb.runs import overruled_flags
 from clipsent_nb.train import fit
 
 
@@ -546,6 +547,8 @@ def make_baseline(
         raise ClipsentError(folder, what, todo="train it on splits without copies")
     settings = ", ".join(f"{name} {run.config[name]}" for name in ("head_variant", "loss", "epochs", "batch_size"))
     log.info("baseline %s: %s (%s)", folder, "read" if run.found else "trained", settings)
+    if unused := overruled_flags(config, run.config):
+        log.warning("warning: not used, since the baseline is there with other settings: %s", first_few(unused))
     return run
 
 # %% ../nbs/12_compare.ipynb #7ee7c9a5

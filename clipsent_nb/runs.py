@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMOOTH', 'ONE_TOWER', 'TUNED', 'PRESETS', 'EXECUTION_ONLY', 'RUN_FILES', 'RUN_FORMAT', 'KNOWN_BY', 'TrainConfig',
-           'Preset', 'preset_settings', 'write_flags', 'config_values', 'identity', 'differing', 'RunFolder',
-           'prediction_table', 'read_predictions', 'Run']
+           'Preset', 'preset_settings', 'write_flags', 'config_values', 'overruled_flags', 'identity', 'differing',
+           'RunFolder', 'prediction_table', 'read_predictions', 'Run']
 
 # %% ../nbs/04a_runs.ipynb #7d139f46
 import pickle
@@ -36,6 +36,7 @@ from clipsent_nb.files import (
     checked,
     first_few,
     first_line,
+    flag_of,
     format_message,
     log,
     make_plain,
@@ -256,6 +257,19 @@ EXECUTION_ONLY = {field.name for field in fields(Workspace)} | set(
 def config_values(config: TrainConfig) -> dict[str, object]:
     "The fields as JSON knows them: paths become text and tuples lists."
     return make_plain(asdict(config))
+
+
+def overruled_flags(
+    config: TrainConfig,  # As somebody wrote it
+    stored: Mapping[str, object],  # Settings of a run that is used as it is
+) -> list[str]:
+    "The flags that were given and say something else than the run, of those that decide numbers."
+    values = config_values(config)
+    return [
+        flag_of(name)
+        for name in values
+        if name in config.given and name not in EXECUTION_ONLY and values[name] != stored.get(name, values[name])
+    ]
 
 # %% ../nbs/04a_runs.ipynb #466ef00f
 import platform

@@ -9,7 +9,7 @@ __all__ = ['TRAINING', 'BATCHES', 'STEPS', 'Step', 'run_stage']
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-TRAINING = ("optimize", "grid", "heads", "preprocess", "mine", "compare")  # commands that know the settings of a run
+TRAINING = ("optimize", "grid", "heads", "preprocess", "mine")  # commands that train, by the settings of [train]
 BATCHES = ("grid", "heads", "preprocess", "mine")  # commands that execute many runs
 
 

@@ -56,6 +56,8 @@ def read_trained(
     if (weights.parent / "last.pt").is_file():
         log.warning("%s: not finished; these are its best weights so far", weights.parent)
     encoder = weights.parent / "encoder"
+    if encoder.is_dir() and model_name not in (None, config["model_name"]):
+        log.warning("warning: --model-name %s is not used, since %s is there", model_name, encoder)
     if not encoder.is_dir():
         if config.get("text_encoder") and not model_name:
             what, todo = (

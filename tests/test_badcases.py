@@ -302,6 +302,16 @@ def test_a_setting_that_was_typed_is_named_as_unused_even_if_it_is_the_default(r
     assert take_settings(root / "outputs/optimize/clip", config)[1] == ["--epochs"]
 
 
+def test_settings_of_training_are_named_as_unused_where_a_run_predicts(root, said):
+    options = dict(weights=Path("outputs/optimize/clip"), output_csv=Path("out/unused.csv"), report=False)
+    mine(sample_config(root, lr=0.5, batch_size=16, model_name="elsewhere"), "val", **options)
+    assert "not used, since outputs/optimize/clip predicts: --epochs, --lr\n" in said.text
+    assert "--model-name elsewhere is not used, since" in said.text
+    said.clear()
+    mine(sample_config(root, epochs=1), "val", **options)
+    assert "not used" not in said.text
+
+
 def test_mining_given_posts_and_escaping_them(root):
     posts = read_split(root / "outputs/splits/val.csv")
     (root / "data/evil.txt").write_text("<script>alert(1)</script>", encoding="utf-8")

@@ -143,7 +143,7 @@ def test_runs_with_other_labels_are_refused(project):
         compared(project, str(OPTIMIZE / "relabelled"))
 
 
-def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project):
+def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project, caplog):
     shutil.rmtree(project / OPTIMIZE / "baseline")
     folder = copy_run(project, "clip", "old")
     table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
@@ -152,8 +152,10 @@ def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project)
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "baseline").exists()
     compared(project, str(OPTIMIZE / "clip"))
+    assert "not used" not in caplog.text
     written = (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns
     compared(project, str(OPTIMIZE / "clip"), epochs=9)
+    assert "the baseline is there with other settings: --epochs\n" in caplog.text
     assert (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns == written
 
 
