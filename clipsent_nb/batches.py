@@ -33,11 +33,13 @@ from clipsent_nb.files import (
     write_json,
 )
 from clipsent_nb.runs import (
+    CROSS_FITTED,
     EXECUTION_ONLY,
     TrainConfig,
     config_values,
     differing,
     identity,
+    ranking_score,
     read_metrics,
     read_run_config,
 )
@@ -361,10 +363,10 @@ class BatchFolder:
         write_json(self.path / "cells.json", {"axes": self.axes, "cells": list(self.rows.values())})
 
     def ranking(self) -> list[tuple[float, Path]]:
-        "Macro-F1 and folder of the runs that are done, the best first and the leaked ones last."
+        "Macro-F1, see `ranking_score`, and folder of the runs that are done, the best first and the leaked ones last."
         done = [self.path / name for name, row in self.rows.items() if row["state"] == "done"]
         self.metrics |= {folder: read_metrics(folder) for folder in done if folder not in self.metrics}
-        scores = [(self.metrics[folder]["best_val_f1_macro"], folder) for folder in done]
+        scores = [(ranking_score(self.metrics[folder]), folder) for folder in done]
         return sorted(scores, key=lambda pair: (self.metrics[pair[1]]["leaked"], -pair[0]))
 
     def drop_weights(self) -> None:
@@ -415,14 +417,15 @@ def read_scores(
     by_class = [name for name in f1 if name.removeprefix("f1_") not in OF_SCORES]
     scores = {f"val_{name}": metrics[f"best_val_{name}"] for name in [*SCORES, *by_class, "nll", "ece"]}
     interval = {"val_f1_macro_low": low, "val_f1_macro_high": high, "leaked": metrics["leaked"]}
-    honest = metrics.get("cross_fitted_val_f1_macro")
-    return scores | interval | {"cross_fitted_val_f1_macro": honest} | {name: metrics[name] for name in COSTS}
+    honest = metrics.get(CROSS_FITTED), *metrics.get(f"{CROSS_FITTED}_interval", (None, None))
+    honest = dict(zip((CROSS_FITTED, f"{CROSS_FITTED}_low", f"{CROSS_FITTED}_high"), honest, strict=True))
+    return scores | interval | honest | {name: metrics[name] for name in COSTS}
 
 
 def collect(
     folder: Path | str,  # Of a batch: holds cells.json and the run folders
 ) -> pd.DataFrame:
-    """One row per run, the best first: what it is called, its values, scores, costs, state, reason and folder.
+    """One row per run, the best first, see `ranking_score`: what it is called, its values, scores, costs, state, reason and folder.
 
     Leaked runs are not ranked: they stand behind all others, and the failed ones behind them.
     Raises ClipsentError if the folder holds no batch.
@@ -436,10 +439,11 @@ def collect(
         scores = read_scores(folder / cell["name"]) if cell["state"] == "done" else {}
         ending = {name: cell[name] for name in ("state", "reason", "seconds")} | {"folder": cell["name"]}
         rows.append({"run": name} | cell["values"] | scores | ending)
-    empty = ["val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "leaked"]
+    empty = [CROSS_FITTED, "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "leaked"]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=[*table.columns, *(name for name in empty if name not in table)])
-    keys = table.assign(last=table.leaked.map({True: 1, False: 0}).fillna(2), score=-table.val_f1_macro.astype(float))
+    score = table[CROSS_FITTED].astype(float).fillna(table.val_f1_macro.astype(float))
+    keys = table.assign(last=table.leaked.map({True: 1, False: 0}).fillna(2), score=-score)
     return table.loc[keys.sort_values(["last", "score"], kind="stable").index].reset_index(drop=True)
 
 # %% ../nbs/05a_batches.ipynb #54e49768

@@ -219,22 +219,25 @@ def file_digests(
     if memory.is_file():
         with suppress(ClipsentError):  # a damaged memory is made anew
             known = read_json(memory)
-    recent, changed = time.time_ns() - 2 * 10**9, {}
+    recent, changed, found = time.time_ns() - 2 * 10**9, {}, {}
+    names, states = [os.path.abspath(path) for path in paths], {}
+    for name in names:
+        with suppress(OSError):
+            states[name] = _state_of(name)
+            if known.get(name, [None])[:-1] == states[name]:
+                found[name] = known[name][-1]
 
-    def look(path: Path | str) -> str:
-        name = os.path.abspath(path)
-        try:
-            state = _state_of(name)
-            if known.get(name, [None])[:-1] == state:
-                return known[name][-1]
-            found = digest(Path(name).read_bytes())
-        except OSError:
-            return ""
-        if max(state[1:3]) < recent:
-            changed[name] = [*state, found]
-        return found
+    def read(name: str) -> str:
+        with suppress(OSError):
+            return digest(Path(name).read_bytes())
+        return ""
 
-    digests = list(in_threads(look, list(paths), worker_count(workers)))
+    unread = [name for name in states if name not in found]
+    for name, value in zip(unread, in_threads(read, unread, worker_count(workers)), strict=True):
+        found[name] = value
+        if value and max(states[name][1:3]) < recent:
+            changed[name] = [*states[name], value]
+    digests = [found.get(name, "") for name in names]
     if changed:
         with atomic_write(memory) as file:
             json.dump(known | changed, file)

@@ -140,10 +140,13 @@ def methods_paragraph(
     "How the run was made and measured, as a paragraph for a paper."
     low, high = metrics["best_val_f1_macro_interval"]
     towers = "with the encoder frozen" if is_frozen(config) else "fine-tuning the encoder"
+    copies = "among which no near-duplicate of a validation post was found."
+    if metrics["leaked"]:
+        copies = "among which are near-duplicates of validation posts, so that the scores below are too high."
     text = (
         f"We trained a classifier with a {config['head_variant']} head on {encoder_name(config)}, {towers} "
         f"(loss {config['loss']}, learning rate {config['lr']:g}, batch size {config['batch_size']}, seed {config['seed']}), "
-        f"on {metrics['train_posts']} posts. Near-duplicates were kept on one side of the split. The epoch "
+        f"on {metrics['train_posts']} posts, {copies} The epoch "
         f"({metrics['best_epoch']} of {metrics['epochs']}) was chosen by macro-F1 on {metrics['val_posts']} validation posts, "
         f"on which the model reaches {metrics['best_val_f1_macro']:.3f} (95 % interval {low:.3f} to {high:.3f} over groups of "
         f"near-duplicates) and an accuracy of {metrics['best_val_acc']:.3f}."

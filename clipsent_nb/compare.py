@@ -439,8 +439,7 @@ def pick_best(
     groups = group_seeds([Run.load(folder / name) for name in table.folder[table.state == "done"]])
 
     def place(group: list[Run]) -> tuple[bool, float]:
-        scores = [run.metrics.get(CROSS_FITTED, run.metrics["best_val_f1_macro"]) for run in group]
-        return any(run.metrics["leaked"] for run in group), -np.mean(scores)
+        return any(run.metrics["leaked"] for run in group), -np.mean([ranking_score(run.metrics) for run in group])
 
     return min(groups, key=place, default=[])
 

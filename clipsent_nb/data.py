@@ -91,6 +91,21 @@ def assign_parts(
 
 # %% ../nbs/00_data.ipynb #79d07117
 SPLIT_COLUMNS = ["guid", "text_path", "image_path", "label", "group", *CONTENT]
+FORMS = {"text_digest": "[0-9a-f]{32}", "image_digest": "[0-9a-f]{32}", "text_key": "([0-9a-f]{32})?"}
+FORMS |= {"image_hash": "([0-9a-f]{16})?"}
+
+
+def forget_damaged(
+    table: pd.DataFrame,  # With any of the columns `CONTENT`
+) -> pd.DataFrame:
+    """The table without what it says of files in rows where it does not say all of it, or not as we write it.
+
+    A spreadsheet makes a number of a hash without letters, and a column may be gone or emptied: such files are opened again.
+    """
+    whole = pd.Series(not table.get("image_hash", pd.Series("")).eq("").all(), index=table.index)
+    for name, form in FORMS.items():
+        whole &= table[name].str.fullmatch(form) if name in table else False
+    return table.assign(**{name: table[name].where(whole, "") for name in FORMS if name in table})
 
 # %% ../nbs/00_data.ipynb #53ea06df
 @checked
@@ -115,6 +130,7 @@ def read_split(
         raise ClipsentError(path, what, todo="use letters, digits, blanks and _ . - ( )")
     if twice := table.guid[table.guid.duplicated()].tolist():
         raise ClipsentError(path, f"guid {first_few(twice)} stands there twice", todo="keep one row of each")
+    table = forget_damaged(table)
     if "group" in table:
         return table.assign(group=table.group.where(table.group != "", table.guid))
     return table.assign(group=duplicate_groups(table) if set(CONTENT) <= set(table) else table.guid)

@@ -489,6 +489,20 @@ def describe_errors(
 from clipsent_nb.badcases import BAD_CASES
 
 
+FLATTERED = "The epoch was chosen by these posts, so the rates may be a little low."
+
+
+def remark_on(
+    cases: pd.DataFrame,  # From `read_errors`; with source and met where `mine` wrote them
+) -> str:
+    "What lowers the rates of a list: posts on which its model was trained, or which chose its epoch."
+    if "met" in cases and (met := (cases.met == "yes").sum()):
+        return f"LEAKED: the model was trained on {met} of these rows or on copies of them, so these rates are too low."
+    if "met" in cases and (cases.met == "unknown").any():
+        return "It is not known which posts the model was trained on, so these rates may be too low."
+    return FLATTERED if "source" in cases and cases.source.isin(["oof", "val"]).any() else ""
+
+
 def read_predicted(
     run: Run | None,  # A finished run
     badcase_csv: Path | None,  # Or a list of bad cases; default: that of `mine`
@@ -502,8 +516,10 @@ def read_predicted(
     if run:
         posts = read_run_posts(run, workspace, split_csv)
         split = workspace.resolve(split_csv or run.config["val_csv"])
-        leaked = " LEAKED: some have copies in train, so these rates are too low." * bool(run.metrics["leaked"])
-        return posts, f"Predictions of the run {run.folder.name} for the {len(posts)} posts of {split}.{leaked}"
+        remark = (
+            "LEAKED: some have copies in train, so these rates are too low." if run.metrics["leaked"] else FLATTERED
+        )
+        return posts, f"Predictions of the run {run.folder.name} for the {len(posts)} posts of {split}. {remark}"
     path = workspace.resolve(badcase_csv or BAD_CASES)
     if not badcase_csv and not path.is_file():
         todo = "give a run folder with --run, or a list of bad cases with --badcase-csv"
@@ -512,7 +528,7 @@ def read_predicted(
     split = workspace.resolve(split_csv) if split_csv else find_split(bad, workspace)
     posts = read_case_posts(bad, path, split, workspace)
     kept = f"{posts.wrong.sum()} of its {len(bad)} rows are wrong predictions, the rest only unsure"
-    return posts, f"Errors from {path}, mined from the {len(posts)} posts of {split}; {kept}."
+    return posts, f"Errors from {path}, mined from the {len(posts)} posts of {split}; {kept}. {remark_on(bad)}".strip()
 
 # %% ../nbs/10_errors.ipynb #638b5842
 def add_alone(

@@ -20,6 +20,7 @@ import pandas as pd
 from .objective import warn_of_absent
 from .report import execute, kept_kernels
 from clipsent_nb.runs import (
+    CROSS_FITTED,
     EXECUTION_ONLY,
     NotNegative,
     Positive,
@@ -467,7 +468,8 @@ def grid(
         best = Run.load(folder / runs.folder.iloc[0])
         warn_of_absent([label for label in best.classes if best.metrics.get(f"best_val_f1_{label}", 0) is None])
     write_json(folder.with_name(f"{folder.name}.json"), {"runs": json.loads(runs.to_json(orient="records"))})
-    columns = ["run", "val_f1_macro", "val_f1_macro_low", "val_f1_macro_high", "val_acc", "state"]
+    honest = [CROSS_FITTED, f"{CROSS_FITTED}_low", f"{CROSS_FITTED}_high"]
+    columns = ["run", *honest, "val_f1_macro", "val_acc", "state"]
     return write_comparison(runs, runs, folder.with_name(f"{folder.name}.csv"), columns, page)
 
 

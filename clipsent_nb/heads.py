@@ -153,11 +153,11 @@ def read_variants(
 
 # %% ../nbs/06_heads.ipynb #530bf6f8
 from clipsent_nb.objective import score
+from clipsent_nb.runs import CROSS_FITTED, ranking_score
 from clipsent_nb.stats import UNCLEAR, compare_seeds, judge, mcnemar, rank_runs, seeds_interval
 
 MAIN_SCORES = ["acc", "f1_macro", "precision_macro", "recall_macro"]
 RUN_COSTS = ["train_time_sec", "pairs_per_sec", "params_million", "trainable_params_million"]
-CROSS_FITTED = "cross_fitted_val_f1_macro"
 
 
 def measure(
@@ -200,8 +200,13 @@ def plot_variants(
     spread = [means - summary[f"{CROSS_FITTED}_low"], summary[f"{CROSS_FITTED}_high"] - means]
     axis.errorbar(means, range(len(names)), xerr=spread, fmt="o", capsize=4, label="mean, 95 % interval")
     seeds = [(run.metrics, names.index(one.name)) for one in contenders for run in one.runs]
-    scores = [metrics.get(CROSS_FITTED, metrics["best_val_f1_macro"]) for metrics, _ in seeds]
-    axis.scatter(scores, [place + 0.18 for _, place in seeds], s=18, color="0.5", label="one seed")
+    axis.scatter(
+        [ranking_score(metrics) for metrics, _ in seeds],
+        [place + 0.18 for _, place in seeds],
+        s=18,
+        color="0.5",
+        label="one seed",
+    )
     axis.set_yticks(range(len(names)), names)
     axis.set(ylim=(len(names) - 0.5, -0.5), xlabel="macro-F1, cross-fitted", ylabel=column.replace("_", " "))
     axis.legend(loc="best", fontsize="small")

@@ -280,12 +280,12 @@ def find_files(
         raise ClipsentError(
             "posts", f"no column {first_few(lacking)}", f"there are {first_few(list(map(str, posts)), 12)}"
         )
-    problems, files = [], {}
+    problems, files, real = [], {}, {}
     for kind in ("text", "image"):
         column, found = f"{kind}_path", []
         for guid, path in zip(posts.guid, posts[column], strict=True):
             try:
-                found.append(str(post_file(path, workspace)))
+                found.append(str(post_file(path, workspace, real)))
             except ClipsentError as error:
                 problems.append(Problem(guid, path, error.what))
                 found.append("")
@@ -300,8 +300,9 @@ def find_files(
 
 
 def content_fingerprint(posts: pd.DataFrame) -> str:
-    "A digest of what posts hold, from `find_files`: guids, labels, groups and the bytes of their files."
+    "A digest of what posts hold, from `find_files`: guids, labels, groups, the bytes of their files and how they are read."
     names = [name for name in ("guid", "label", "group", "text_digest", "image_digest") if name in posts]
+    names += ["encoding"] if "encoding" in posts and posts.encoding.any() else []  # all UTF-8: as in older runs
     return digest(posts[names].to_csv(index=False, lineterminator="\n").encode())
 
 # %% ../nbs/01_inputs.ipynb #bb5f0ddd

@@ -274,6 +274,7 @@ def _guess_name(guid: str, files: dict, numbers: dict[str, str]) -> str:
 def post_file(
     path: str,  # From a pairs table; relative to the data root, or absolute
     workspace: Workspace,  # Has the data root
+    real: dict[str, str] | None = None,  # Folders, and where they are; for many posts, of one pass over them
 ) -> Path:
     """The file of a post.
 
@@ -281,10 +282,17 @@ def post_file(
     """
     if not path:
         raise ClipsentError("a path", "has no text_path or no image_path", todo="name a file, or leave out the row")
-    root = workspace.posts_root
-    file, end = root / path, os.path.realpath(root / path)
-    homes = (os.path.join(os.path.realpath(home), "") for home in (root, root / "data", workspace.project_root))
-    if not workspace.allow_outside and not any(end.startswith(home) for home in homes):
+    root, real = workspace.posts_root, {} if real is None else real
+    file = root / path
+    if workspace.allow_outside:
+        return file
+    homes = root, root / "data", workspace.project_root
+    for folder in map(str, (file.parent, *homes)):
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+    whole = file.name == ".." or os.path.islink(file)
+    end = os.path.realpath(file) if whole else os.path.join(real[str(file.parent)], file.name)
+    if not any(end.startswith(os.path.join(real[str(home)], "")) for home in homes):
         raise ClipsentError(file, "leads out of the data root", todo="copy the file there, or use --allow-outside")
     return file
 

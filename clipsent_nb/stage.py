@@ -533,7 +533,7 @@ def judge_final(
     scores, path = read_scores(workspace), workspace.resolve(f"{COMPARED}.csv")
     if scores.empty:
         return "Nothing is trained yet."
-    lines = ["No leak: no validation post, and no copy of one, was trained on."]
+    lines = ["No leak was found: no validation post, and no copy of one that can be told, was trained on."]
     if leaked := sorted(set(scores.model[~scores.believable])):
         names = " and ".join(leaked)
         lines = [f"**Leaked:** {names} trained on validation posts or copies of them; the grey scores mean nothing."]

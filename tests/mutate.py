@@ -397,7 +397,7 @@ def main() -> None:
     import_ahead()
     copy = Path(tempfile.mkdtemp(prefix="mutate"))
     for name in ("clipsent_nb", "tests", "nbs", "docs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "sample", "faults"))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "sample"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     usual: dict[tuple[str, str], float] = {}
     for module in dict.fromkeys(m.module for m in mutants):

@@ -36,8 +36,11 @@ def test_the_hub_reads_the_licence_the_encoder_and_the_scores():
     assert [(one.metric_name, one.metric_value) for one in data.eval_results] == [("macro-F1", 0.5), ("accuracy", 0.5)]
 
 
-def test_a_leak_is_the_first_caveat():
-    assert "copies among the training posts" in model_card("m", CONFIG, METRICS | {"leaked": True}, PREDICTIONS)
+def test_a_leak_is_the_first_caveat_and_the_paragraph_for_a_paper_says_it_too():
+    page = model_card("m", CONFIG, METRICS | {"leaked": True}, PREDICTIONS)
+    assert "copies among the training posts" in page and "no near-duplicate" not in page
+    assert "near-duplicates of validation posts, so that the scores below are too high" in page
+    assert "no near-duplicate of a validation post was found" in model_card("m", CONFIG, METRICS, PREDICTIONS)
 
 
 def test_a_class_without_validation_posts_has_no_row():

@@ -542,3 +542,20 @@ def test_a_picture_that_needs_a_library_names_it(monkeypatch):
         ClipsentError, match=r"0.heic: is HEIC, which needs pillow-heif; run `pip install clipsent_nb\[heic\]`"
     ):
         open_image(b"\0\0\0\x18ftypheic" + bytes(50), "0.heic")
+
+
+@pytest.mark.parametrize("damage", ["a number", "no hash", "no key", "no hashes left"])
+def test_a_split_file_whose_content_columns_were_damaged_is_looked_at_again(tmp_path, damage):
+    root = write_posts(tmp_path / "posts", forty())
+    make_splits(Workspace(root), val_ratio=0.2)
+    whole = pd.read_csv(root / "outputs/splits/train.csv", dtype=str, keep_default_na=False)
+    table = whole.copy()
+    if damage == "a number":
+        table.loc[0, "image_hash"] = "1.23457E+15"
+    elif damage == "no hashes left":
+        table["image_hash"] = ""
+    else:
+        table = table.drop(columns="image_hash" if damage == "no hash" else "text_key")
+    table.to_csv(root / "outputs/splits/own.csv", index=False)
+    posts, problems = with_content(read_split(root / "outputs/splits/own.csv"), Workspace(root))
+    assert not problems and posts[SPLIT_COLUMNS].equals(whole[SPLIT_COLUMNS]) and whole.image_hash.ne("").all()

@@ -263,3 +263,24 @@ def test_the_parts_of_a_bucket_that_are_copies_count_once():
     copied = count_errors(buckets, wrong, 1, pd.Series(np.tile(range(2), 20) + 2 * np.repeat(range(5), 8))).iloc[0]
     assert (alone.total, alone.errors, copied.total, copied.errors) == (40, 20, 40, 20)
     assert (copied.drawn_posts, copied.drawn_errors) == (10, 5) and copied.high - copied.low > alone.high - alone.low
+
+
+@pytest.mark.parametrize(
+    ("columns", "remark"),
+    [
+        ({"source": "csv", "met": ["yes", "no"] * 3}, "LEAKED: the model was trained on 3 of these rows"),
+        ({"source": "csv", "met": "unknown"}, "not known which posts the model was trained on"),
+        ({"source": "val", "met": "no"}, "The epoch was chosen by these posts"),
+        ({"source": "oof"}, "The epoch was chosen by these posts"),
+        ({"source": "csv", "met": "no"}, "the rest only unsure.\n"),
+        ({}, "the rest only unsure.\n"),
+    ],
+)
+def test_what_lowers_the_rates_of_a_list_is_said(root, tmp_path, caplog, columns, remark):
+    analyse(root, bad_cases(root).assign(**columns), tmp_path)
+    assert remark in caplog.text
+
+
+def test_the_rates_of_a_run_are_those_of_posts_that_chose_its_epoch(root, tmp_path, caplog):
+    errors(RUN, output_dir=tmp_path, workspace=Workspace(root), report=False)
+    assert "The epoch was chosen by these posts, so the rates may be a little low." in caplog.text

@@ -54,9 +54,11 @@ def test_a_run_says_its_score_on_posts_that_did_not_choose_the_epoch(run):
     assert f"on posts that did not choose the epoch: macro-F1 {honest['honest']:.4f}" in str(run)
 
 
-def test_the_page_of_a_grid_promises_nothing_about_new_posts():
-    page = (ROOT / "nbs/reports/grid.ipynb").read_text(encoding="utf-8")
-    assert "on these posts, with these seeds" in page and "expect nearer" not in page and "new posts" not in page
+def test_no_page_promises_anything_about_new_posts():
+    for page in (ROOT / "nbs/reports").glob("*.ipynb"):
+        text = page.read_text(encoding="utf-8").lower()
+        assert "new posts" not in text and not re.search(r"expect (nearer|that|of)", text), page.name
+    assert "on these posts, with these seeds" in (ROOT / "nbs/reports/grid.ipynb").read_text(encoding="utf-8")
 
 
 # -- no staleness
