@@ -23,6 +23,7 @@ from clipsent_nb.files import (
     check_output,
     checked,
     first_few,
+    flag_of,
     log,
     read_table,
     write_count,
@@ -268,7 +269,7 @@ def train_folds(
     return predict_out_of_fold(configs)
 
 # %% ../nbs/09_badcases.ipynb #d8397a45
-from .report import execute
+from .report import make_page
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,7 @@ def write_report(
     values = {"project_root": str(config.project_root), "data_root": str(config.posts_root)}
     values |= {"allow_outside": config.allow_outside, "scored_csv": str(folder / "scored.csv")}
     values |= {"weights": weights and str(config.resolve(weights).resolve()), "explain_errors": config.explain_errors}
-    return MiningReport(scored, path, execute("badcases", folder, values) if report else None)
+    return MiningReport(scored, path, make_page("badcases", folder, values, report))
 
 
 def read_scored(path: Path) -> pd.DataFrame:
@@ -345,6 +346,11 @@ def mine(
     )
     if Path(output_csv).suffix != ".csv":
         raise ClipsentError(f"--output-csv {output_csv}", "not the name of a table", todo="give one that ends in .csv")
+    heeded = {"oof": "train_csv", "val": "val_csv"}.get(kind)
+    if unused := [name for name in ("train_csv", "val_csv") if name in config.given and name != heeded]:
+        log.warning(
+            "warning: not used, since the posts are those of %s: %s", path, first_few(list(map(flag_of, unused)))
+        )
     posts = refresh_content(read_split(path), config, path)
     if unlabelled := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(unlabelled)}", todo="give posts with labels")

@@ -141,7 +141,7 @@ def methods_paragraph(
     low, high = metrics["best_val_f1_macro_interval"]
     towers = "with the encoder frozen" if is_frozen(config) else "fine-tuning the encoder"
     copies = "among which no near-duplicate of a validation post was found."
-    if metrics["leaked"]:
+    if metrics.get("leaked"):
         copies = "among which are near-duplicates of validation posts, so that the scores below are too high."
     text = (
         f"We trained a classifier with a {config['head_variant']} head on {encoder_name(config)}, {towers} "

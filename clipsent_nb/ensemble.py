@@ -265,7 +265,7 @@ def ensemble_card(
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/12a_ensemble.ipynb #242d926e
-from clipsent_nb.files import OF_MODELS, atomic_write, digest, write_csv, write_json
+from clipsent_nb.files import OF_MODELS, atomic_write, digest, replace_file, write_csv, write_json
 from clipsent_nb.runs import RUN_FORMAT, prediction_table
 
 SHARED = "labels val_csv train_csv data_root data_fingerprint device versions encoder paths".split()
@@ -332,11 +332,11 @@ def write_folder(
         write_json(folder / "metrics.json", metrics)
         if target.exists():
             keep_foreign(target, folder)
-            target.replace(before)
-        folder.replace(target)
+            replace_file(target, before)
+        replace_file(folder, target)
     finally:
         if before.exists() and not target.exists():
-            before.replace(target)
+            replace_file(before, target)
         shutil.rmtree(parts, ignore_errors=True)
 
 # %% ../nbs/12a_ensemble.ipynb #7d175716
@@ -549,7 +549,7 @@ def ensemble(
 ) -> EnsembleReport:
     """Make one model of several runs, in a folder that later commands take like a run.
 
-    Raises ClipsentError, and writes nothing, if a run does not fit the others, or fewer than two members are left.
+    Raises ClipsentError, and writes nothing, if a run does not fit the others, or fewer than two members are given.
     """
     target, folders = workspace.resolve(output_dir), [one.strip() for one in runs.split(",") if one.strip()]
     refuse_target(target, overwrite)

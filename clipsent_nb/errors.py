@@ -612,7 +612,7 @@ def write_analysis(
     write_csv(analysis.posts, analysis.folder / "error_analysis/posts.csv")
 
 # %% ../nbs/10_errors.ipynb #5c2463eb
-from .report import execute
+from .report import make_page
 
 
 @checked
@@ -641,8 +641,7 @@ def errors(
     settle_problems(problems, len(posts), "the predicted posts", workspace)
     analysis = ErrorReport.of(described, min_count, folder)
     write_analysis(analysis)
-    if report:
-        values = {"project_root": str(workspace.project_root), "folder": str(folder), "min_count": min_count}
-        values["source"] = f"{source} {missing}".strip()
-        analysis.report = execute("errors", folder / "error_analysis", values)
+    values = {"project_root": str(workspace.project_root), "folder": str(folder), "min_count": min_count}
+    values["source"] = f"{source} {missing}".strip()
+    analysis.report = make_page("errors", folder / "error_analysis", values, report)
     return analysis

@@ -426,7 +426,7 @@ def export(
         write_export(classifier, folder)
         if int8:
             quantise(folder / "model.onnx", folder / "int8.onnx")
-            (folder / "int8.onnx").replace(folder / "model.onnx")
+            replace_file(folder / "int8.onnx", folder / "model.onnx")
         comparison = judge_export(classifier, folder, path, workspace)
         if comparison.agreement < LEAST_AGREEMENT and not int8:
             what = f"answers {comparison.agreement:.1%} of the validation posts as the run does; nothing was kept"

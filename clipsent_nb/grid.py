@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import pandas as pd
 
 from .objective import warn_of_absent
-from .report import execute, kept_kernels
+from .report import execute, kept_kernels, make_page
 from clipsent_nb.runs import (
     CROSS_FITTED,
     EXECUTION_ONLY,
@@ -66,9 +66,7 @@ def optimize(
     holds another run.
     """
     if preset is not None:
-        own = {one.name: getattr(config, one.name) for one in fields(config)}
-        own = {name: value for name, value in own.items() if value != getattr(TrainConfig(), name)}
-        config = TrainConfig(**preset_settings(preset, own))
+        config = TrainConfig(**preset_settings(preset, {name: getattr(config, name) for name in config.given}))
     run = fit(config)
     if not process_state().is_main_process:
         return ""
@@ -463,7 +461,7 @@ def grid(
             return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
         values = {"project_root": str(base.project_root), "folder": str(folder)}
         done = (runs.state == "done").any()
-        page = execute("grid", folder, values, threads=execution.threads_each) if report and done else None
+        page = make_page("grid", folder, values, report and done, threads=execution.threads_each)
     if done:
         best = Run.load(folder / runs.folder.iloc[0])
         warn_of_absent([label for label in best.classes if best.metrics.get(f"best_val_f1_{label}", 0) is None])

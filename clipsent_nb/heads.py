@@ -286,7 +286,7 @@ def conclude_variants(
     return "\n\n".join(lines)
 
 # %% ../nbs/06_heads.ipynb #9d7fe844
-from .report import execute
+from .report import make_page
 
 
 def compare_variants(
@@ -305,7 +305,7 @@ def compare_variants(
         return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
     done = (runs.state == "done").any()
     values = {"project_root": str(base.project_root), "folder": str(folder)}
-    page = execute(template, folder, values) if report and done else None
+    page = make_page(template, folder, values, report and done)
     if done:
         best = Run.load(folder / runs.folder.iloc[0])
         warn_of_absent(absent_classes(best.labels, best.classes))

@@ -68,9 +68,12 @@ def read_rows(
 
     Raises ClipsentError if the table or a column cannot be used.
     """
-    found, first = {}, 1
+    found, seen, first = {}, [], 1
     for cells in read_cells(path, encoding, PART_SIZE):
-        found = found or find_columns(cells, columns, path.name, needed, ("id", "text", "image"))
+        if new := [name for name in cells if name not in seen]:  # in JSON lines, also in a later part
+            seen += new
+            cells = cells.reindex(columns=seen)
+            found = find_columns(cells, columns, path.name, needed, ("id", "text", "image"))
         parts = {part: cells[name] if name in cells else [None] * len(cells) for part, name in found.items()}
         texts = [as_text(cell) or None for cell in parts.get("text", [None] * len(cells))]
         if str(found.get("text")).lower() == "text_path":

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction_sets
 from clipsent_nb.decoding import pair_posts
-from clipsent_nb.files import AtLeastOne, ClipsentError, Inside, ModelName, Workspace, checked
+from clipsent_nb.files import AtLeastOne, ClipsentError, Inside, ModelName, Workspace, checked, log
 from clipsent_nb.hub import fetch_run
 from clipsent_nb.labelling import PART_SIZE
 from clipsent_nb.members import Ensemble
@@ -131,6 +131,10 @@ class Classifier(PostReader, TrainedModel):
         """
         folder = fetch_run(run, workspace)
         if (folder / "ensemble.json").is_file():
+            if model_name:
+                log.warning(
+                    "warning: --model-name %s is not used, since %s has encoders of its own", model_name, folder
+                )
             return EnsembleClassifier.load(folder, device)
         return super().load(run, workspace, model_name, device)
 

@@ -540,3 +540,18 @@ def execute(
             kernel.kill(kernel.killed_for or "it is no longer needed")  # so that its thread is free to close it
             close_kernel(kernel)
     return Path(folder) / "report.html"
+
+# %% ../nbs/report.ipynb #c4da2079
+def make_page(
+    source: str,  # The name of a template
+    folder: Path,  # Receives report.ipynb and report.html, or loses them
+    parameters: Mapping[str, object],  # See `execute`
+    wanted: bool,  # Whether to make a page
+    threads: int = 0,  # See `execute`
+) -> Path | None:
+    "The page, if one is wanted; raises ClipsentError as `execute` does."
+    if wanted:
+        return execute(source, folder, parameters, threads)
+    for name in ("report.html", "report.ipynb"):
+        (Path(folder) / name).unlink(missing_ok=True)
+    return None

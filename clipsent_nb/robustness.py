@@ -517,7 +517,7 @@ def write_example(
 
 # %% ../nbs/08_robustness.ipynb #228e0518
 from .files import locked, write_json
-from .report import execute
+from .report import make_page
 
 
 @checked
@@ -551,5 +551,5 @@ def robustness(
         write_example(probe, folder)
         write_csv(conditions, folder / "robustness.csv")
         write_json(folder / "robustness_metrics.json", gather_metrics(conditions, summary) | about)
-        page = execute("robustness", folder, {"folder": str(folder)}) if report else None
+        page = make_page("robustness", folder, {"folder": str(folder)}, report)
     return replace(Robustness.load(folder), page=page)

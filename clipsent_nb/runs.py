@@ -262,13 +262,13 @@ def config_values(config: TrainConfig) -> dict[str, object]:
 def overruled_flags(
     config: TrainConfig,  # As somebody wrote it
     stored: Mapping[str, object],  # Settings of a run that is used as it is
+    usual: TrainConfig | None = None,  # Has what nobody wrote
 ) -> list[str]:
     "The flags that were given and say something else than the run, of those that decide numbers."
-    values = config_values(config)
+    values, unwritten = config_values(config), config_values(usual) if usual else {}
+    names = [name for name in values if name in config.given and name not in EXECUTION_ONLY]
     return [
-        flag_of(name)
-        for name in values
-        if name in config.given and name not in EXECUTION_ONLY and values[name] != stored.get(name, values[name])
+        flag_of(name) for name in names if values[name] not in (stored.get(name, values[name]), unwritten.get(name))
     ]
 
 # %% ../nbs/04a_runs.ipynb #466ef00f

@@ -452,7 +452,7 @@ def make_sample(
     """
     if language not in WORDINGS:
         raise ClipsentError("--language", f"{language!r} is not a choice", todo=f"use {' or '.join(WORDINGS)}")
-    directory = Path(directory)
+    directory = Path(directory).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
         sample = write_sample(Path(scratch), language=language)
         tiny_clip(sample / "tiny_clip", language=language)

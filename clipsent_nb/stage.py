@@ -263,7 +263,7 @@ def refuse_lacking(plan: Plan) -> None:
             what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
             raise ClipsentError(where, what, todo=todo)
     posts = plan.workspace.posts_root / values.get("test_file", "test_without_label.txt")
-    if plan.name == "predict" and values.get("test_file") != TEST and not posts.is_file():
+    if plan.name == "predict" and values.get("test_file") != TEST and not posts.exists():
         raise ClipsentError(where, f"needs {posts}", todo="put it there, or leave the step out with --skip predict")
 
 # %% ../nbs/13_stage.ipynb #b0000016
@@ -320,21 +320,30 @@ def find_named(plan: Plan) -> dict[str, Path]:
             for path in (root / name.removesuffix("best.pt") / "metrics.json", root / name):
                 if path.is_file():
                     found.setdefault(name, path)
-            if not (root / name / "metrics.json").is_file():  # a saved data set, or a division
-                found |= {f"{name}/{path.name}": path for path in sorted((root / name).glob("*")) if path.is_file()}
+            if not (root / name / "metrics.json").is_file():  # a saved data set, a division, or posts to label
+                inside = {path.relative_to(root).as_posix(): path for path in sorted((root / name).rglob("*"))}
+                found |= {place: path for place, path in inside.items() if path.is_file()}
     return found
 
 
-def table_pictures(plan: Plan) -> list[Path]:
-    "The files that the pictures of the table of posts are in; none where they stand in its cells, or it is no table."
+def find_encoders(plan: Plan) -> list[Path]:
+    "The files of the encoders that its settings name, where these are folders."
+    workspace = plan.workspace
+    names = [str(plan.values[key]) for key in ("model_name", "text_encoder", "image_encoder") if plan.values.get(key)]
+    folders = [folder for name in names for folder in (workspace.resolve(name), Path(name).expanduser())]
+    return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*")) if path.is_file()]
+
+
+def table_pictures(plan: Plan, name: str) -> list[Path]:
+    "The files that the pictures of a table of posts are in; none where they stand in its cells, or it is no table."
     from clipsent_nb.tables import Columns, find_columns, picture_cell, read_cells
 
     workspace, values = plan.workspace, plan.values
-    path, own = workspace.posts_root / str(values["table"]), {one.name for one in fields(Columns)}
+    path, own = workspace.posts_root / name, {one.name for one in fields(Columns)}
     with suppress(ClipsentError):  # the step itself says what is wrong
         columns = Columns(**{name: value for name, value in values.items() if name in own})
         table = pd.concat(read_cells(path, values.get("encoding", "auto")), ignore_index=True)
-        column = find_columns(table, columns, path.name).get("image")
+        column = find_columns(table, columns, path.name, (), ["image"]).get("image")
         names = map(picture_cell, table[column]) if column is not None else ()
         return [post_file(name, workspace) for name in names if isinstance(name, str) and name]
     return []
@@ -352,8 +361,12 @@ def step_inputs(plan: Plan) -> dict[str, str]:
         inputs["posts"] = digest(
             digest_content([*files, *(posts / file for file in (*LISTS.values(), VOTES))], workspace)
         )
-        if plan.values.get("table"):
-            inputs["pictures"] = digest(digest_content(table_pictures(plan), workspace))
+    if plan.name == "predict" and not plan.values.get("test_file"):
+        inputs["list"] = digest(digest_content([posts / LISTS["test"]], workspace))
+    if table := plan.values.get({"splits": "table", "predict": "test_file"}.get(plan.name)):
+        inputs["pictures"] = digest(digest_content(table_pictures(plan, str(table)), workspace))
+    if encoders := find_encoders(plan):
+        inputs["encoder"] = digest(digest_content(encoders, workspace))
     return inputs
 
 # %% ../nbs/13_stage.ipynb #b0000019
@@ -617,6 +630,8 @@ def run_stage(
 
     Raises ClipsentError for unusable settings before the first step, and after the last one if a step could not be done.
     """
+    if show_defaults and settings:
+        raise ClipsentError("--show-defaults", f"says nothing of --settings {settings}", todo="leave one of them out")
     if show_defaults:
         return DEFAULTS
     where = f"--settings {settings}"

@@ -115,6 +115,11 @@ EQUIVALENT = {
         "if processes.is_main_process and time.monotonic() - saved >= 61 * config.save_minutes:",
     ): "a state is saved a little later",
     (
+        "badcases",
+        'short = html.escape(text if len(text) <= 161 else f"{text[:159]}…")',
+    ): "where a text on a card is cut",
+    ("errors", "figure.savefig(file, dpi=120)"): "matplotlib writes PNG where nothing else is asked for",
+    (
         "compare",
         'prompts, blank = [prompt.format(label) for label in labels for prompt in PROMPTS], Image.new("RGB", (8, 9))',
     ): "nobody looks at this picture",

@@ -308,8 +308,12 @@ def test_settings_of_training_are_named_as_unused_where_a_run_predicts(root, sai
     assert "not used, since outputs/optimize/clip predicts: --epochs, --lr\n" in said.text
     assert "--model-name elsewhere is not used, since" in said.text
     said.clear()
-    mine(sample_config(root, epochs=1), "val", **options)
+    config = sample_config(root, epochs=1)
+    mine(config, "val", **options)
+    mine(replace(config, explain_errors=0), "val", **options)  # a copy repeats what the first one was given
     assert "not used" not in said.text
+    mine(replace(config, train_csv=Path("none.csv")), "val", **options)
+    assert "not used, since the posts are those of" in said.text and "val.csv: --train-csv\n" in said.text
 
 
 def test_mining_given_posts_and_escaping_them(root):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from clipsent_nb.compare import (
+    BASELINE,
     REFERENCES,
     ask_zero_shot,
     compare,
@@ -24,6 +25,7 @@ from clipsent_nb.compare import (
     name_groups,
     pick_best,
     rank_contenders,
+    refuse_changed,
     render_ranking,
 )
 from clipsent_nb.decisions import cross_fit_temperature
@@ -156,6 +158,11 @@ def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project,
     written = (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns
     compared(project, str(OPTIMIZE / "clip"), epochs=9)
     assert "the baseline is there with other settings: --epochs\n" in caplog.text
+    compared(project, str(OPTIMIZE / "clip"), val_csv=Path("outputs/splits/none.csv"))
+    assert "the baseline is there with other settings: --val-csv\n" in caplog.text
+    caplog.clear()
+    compare(replace(BASELINE, project_root=project, model_name="tiny_clip"), references=False, report=False)
+    assert "--epochs" not in caplog.text and "--head-variant" not in caplog.text  # nobody wrote these
     assert (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns == written
 
 
@@ -365,3 +372,23 @@ def test_the_report_is_written_beside_the_table(project):
     page = (project / OPTIMIZE / "compare_opt_vs_base/report.html").read_text(encoding="utf-8")
     assert result.report == project / OPTIMIZE / "compare_opt_vs_base/report.html"
     assert page.count("<s>") == 4 and "met validation posts in training" in page
+
+
+def test_a_group_of_seeds_has_the_shortest_of_their_names(project):
+    groups = [[Run.load(project / OPTIMIZE / "clip")], [Run.load(project / OPTIMIZE / "baseline")]]
+    assert name_groups([groups[0] + groups[1]], project) == ["clip"]  # the shortest name of a group
+
+
+def test_only_a_soup_is_flattered_by_the_posts_that_chose_it(project):
+    base = Run.load(project / OPTIMIZE / "baseline")
+    for method, flattered in (("soup", True), ("average", False)):
+        made = replace(base, config=base.config | {"members": ["a", "b"], "method": method})
+        assert ("whose epochs these posts chose" in describe_settings(made, base)) is flattered
+
+
+def test_a_run_that_answered_posts_with_other_content_is_refused(project):
+    run = Run.load(project / OPTIMIZE / "clip")
+    own = run.config["identity"]["content of val_csv"]
+    refuse_changed(run, own, "first"), refuse_changed(run, None, "first")
+    with pytest.raises(ClipsentError, match="answered other labels, texts or pictures than first"):
+        refuse_changed(run, "0" * 32, "first")

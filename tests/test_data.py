@@ -559,3 +559,11 @@ def test_a_split_file_whose_content_columns_were_damaged_is_looked_at_again(tmp_
     table.to_csv(root / "outputs/splits/own.csv", index=False)
     posts, problems = with_content(read_split(root / "outputs/splits/own.csv"), Workspace(root))
     assert not problems and posts[SPLIT_COLUMNS].equals(whole[SPLIT_COLUMNS]) and whole.image_hash.ne("").all()
+
+
+def test_hidden_files_and_files_of_other_kinds_are_no_posts(tmp_path):
+    root = write_posts(tmp_path / "posts", forty())
+    for name in (".7.jpg", "._7.jpg", ".8.txt", "notes.md", "7.json"):
+        (root / "data" / name).write_bytes(b"x")
+    found = files_by_guid(root / "data")
+    assert len(found) == 40 and found["7"] == {"text": ["7.txt"], "image": ["7.jpg"]}

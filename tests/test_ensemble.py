@@ -1,6 +1,7 @@
 """An ensemble answers wherever it lies, refuses what does not belong together, and keeps the leak guards of its members."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,17 +144,17 @@ def test_what_cannot_be_one_model_is_named_and_nothing_is_written(root, given, o
 
 
 def test_an_ensemble_that_cannot_take_its_place_leaves_the_old_one_and_no_parts(root, monkeypatch):
-    place, move = root / OPTIMIZE / "ensemble", Path.replace
+    place, move = root / OPTIMIZE / "ensemble", os.replace
     killed = place.parent / ".ensemble.parts/new/members"
     killed.mkdir(parents=True)
 
-    def refuse(self: Path, target: Path) -> Path:
-        if self.name == "new":
+    def refuse(file: Path, target: Path) -> None:
+        if Path(file).name == "new":
             raise OSError(28, "No space left on device", str(target))
-        return move(self, target)
+        move(file, target)
 
     before = (place / "ensemble.json").read_bytes()
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space left"):
         ensemble(both("clip", "other"), method="greedy", overwrite=True, workspace=Workspace(root))
     assert (place / "ensemble.json").read_bytes() == before and not killed.parents[1].exists()

@@ -1,5 +1,6 @@
 """What an analysis of errors refuses, and what it must not be fooled by."""
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from clipsent_nb.errors import (
     AXES,
     ErrorReport,
     count_errors,
+    difference_p,
     errors,
     find_slices,
     make_slices,
@@ -277,10 +279,21 @@ def test_the_parts_of_a_bucket_that_are_copies_count_once():
     ],
 )
 def test_what_lowers_the_rates_of_a_list_is_said(root, tmp_path, caplog, columns, remark):
+    caplog.set_level(logging.INFO, logger="clipsent_nb")
     analyse(root, bad_cases(root).assign(**columns), tmp_path)
     assert remark in caplog.text
 
 
 def test_the_rates_of_a_run_are_those_of_posts_that_chose_its_epoch(root, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="clipsent_nb")
     errors(RUN, output_dir=tmp_path, workspace=Workspace(root), report=False)
     assert "The epoch was chosen by these posts, so the rates may be a little low." in caplog.text
+
+
+def test_two_buckets_are_told_apart_and_posts_keep_their_groups_whatever_their_index():
+    assert difference_p(np.array([50, 50]), np.array([1, 30])) < 0.01
+    wrong = pd.Series([True, False] * 20, index=range(100, 140))
+    buckets = pd.Series(pd.Categorical(["a", "b"] * 20), index=wrong.index)
+    copies = count_errors(buckets, wrong, 1, pd.Series(["one"] * 40, index=wrong.index))
+    alone = count_errors(buckets, wrong, 1)
+    assert copies.drawn_posts.tolist() == [1, 1] and alone.drawn_posts.tolist() == [20, 20]

@@ -1,5 +1,6 @@
 """What a prediction takes, and what it refuses to do."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -581,3 +582,26 @@ def test_digests_of_training_posts_can_stay_here_and_an_old_measurement_is_not_t
     assert not (tmp_path / "model/train_posts.csv").exists()
     os.utime(root / WEIGHTS)
     assert find_robustness(root / WEIGHTS, Workspace(root)) == {}
+
+
+def test_a_key_that_comes_late_in_json_lines_is_read(tmp_path):
+    rows = [{"id": str(n), "text": "a day"} | ({"image": f"{n}.jpg"} if n >= 300 else {}) for n in range(310)]
+    (tmp_path / "late.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    parts = list(labelling.read_rows(tmp_path / "late.jsonl", Columns(), Workspace(tmp_path), "auto", ["text"]))
+    table = pd.concat(parts, ignore_index=True)
+    assert table.image.notna().tolist() == [n >= 300 for n in range(310)] and len(parts) == 2
+
+
+def test_the_home_of_the_user_is_known_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    found = Workspace("~/project", data_root="~/posts")
+    assert (found.project_root, found.posts_root) == (tmp_path / "project", tmp_path / "posts")
+
+
+def test_an_encoder_that_an_ensemble_does_not_need_is_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    (tmp_path / "ensemble.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ClipsentError, match="ensemble.json"):
+        Classifier.load(tmp_path, model_name="somebody/model")
+    assert "--model-name somebody/model is not used" in caplog.text

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -238,6 +239,53 @@ def test_what_a_later_step_lacks_is_said_before_the_first(tmp_path, monkeypatch)
             run_stage(tmp_path / "settings.toml", Workspace(tmp_path), only=only)
 
 
+def write_inputs(root: Path) -> None:
+    "What the steps below start from, beside the posts."
+    (root / "clip").mkdir()
+    (root / "clip/model.safetensors").write_bytes(b"weights")
+    (root / "new").mkdir()
+    (root / "saved/train").mkdir(parents=True)
+    (root / "saved/train/data.arrow").write_bytes(b"rows")
+    for name in ("new/9.jpg", "9.jpg"):
+        (root / name).write_bytes(b"picture")
+    (root / "own.csv").write_text("id,text,image\n9,a day,9.jpg\n")
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "name", "file"),
+    [
+        ("train", {"model_name": "clip"}, "baseline", "clip/model.safetensors"),
+        ("predict", {}, "predict", "test_without_label.txt"),
+        ("predict", {"test_file": "own.csv"}, "predict", "9.jpg"),
+        ("predict", {"test_file": "new"}, "predict", "new/9.jpg"),
+        ("splits", {"table": "own.csv"}, "splits", "9.jpg"),
+        ("splits", {"table": "saved"}, "splits", "saved/train/data.arrow"),
+    ],
+)
+def test_a_step_notices_a_change_of_whatever_its_settings_name(tmp_path, table, value, name, file):
+    root = Project(tmp_path).root
+    write_inputs(root)
+    plan = Plan(name, read_settings(None) | {table: value}, Workspace(root))
+    before = stage.step_inputs(plan)
+    assert stage.step_inputs(plan) == before
+    (root / file).write_bytes((root / file).read_bytes() + b"!")
+    assert stage.step_inputs(plan) != before
+
+
+def test_a_folder_of_posts_to_label_is_there(tmp_path):
+    root = Project(tmp_path).root
+    write_inputs(root)
+    for source, there in (("new", True), ("own.csv", True), ("gone", False)):
+        plan = Plan("predict", read_settings(None) | {"predict": {"test_file": source}}, Workspace(root))
+        with nullcontext() if there else pytest.raises(ClipsentError, match="needs .*gone; put it there"):
+            stage.refuse_lacking(plan)
+
+
+def test_defaults_are_not_shown_as_if_they_were_those_of_a_file(tmp_path):
+    with pytest.raises(ClipsentError, match="--show-defaults: says nothing of --settings"):
+        run_stage(tmp_path / "own.toml", show_defaults=True)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_settings_from_windows_are_read(tmp_path, encoding):
     (tmp_path / "settings.toml").write_text(stage.DEFAULTS.replace("\n", "\r\n"), encoding=encoding)
@@ -295,11 +343,9 @@ def test_commands_understand_the_default_settings(name):
     [call] = plan.calls
     places = [value for value in call.values() if isinstance(value, Workspace)]
     assert [place.posts_root for place in places] == [Path("raw")]
-    assert [word for word in ("train", "batch") if word in plan.step.tables] == [
-        table
-        for table, field in (("train", "epochs"), ("batch", "dry_run"))
-        if field in settable(load(plan.step.command))
-    ]
+    known, tables = settable(load(plan.step.command)), plan.step.tables
+    assert ("train" in tables) == ("epochs" in known and name != "compare")  # whose baseline is there
+    assert ("batch" in tables) == ("dry_run" in known)
 
 
 @pytest.mark.parametrize("name", STEPS)

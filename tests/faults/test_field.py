@@ -170,6 +170,7 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_flag(kind, values
     "values, message",
     [
         ({"lr": True}, "--lr True: must not be true or false"),
+        ({"epochs": np.True_}, "--epochs True: must not be true or false"),
         ({"seed": False}, "--seed False: must not be true or false"),
         ({"output_dir": ""}, "--output-dir: is empty"),
         ({"model_name": " "}, "--model-name: is empty"),

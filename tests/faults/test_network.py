@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -26,6 +27,7 @@ from clipsent_nb.cli import main
 from clipsent_nb.encoders import load_encoder, load_processors
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.hub import cached_encoder, encoder_identity, fetch_encoder, remove_halves
+from clipsent_nb.runs import TrainConfig, identity
 from clipsent_nb.sample import tiny_clip, write_sample
 
 NAME = "someone/clip"
@@ -375,6 +377,10 @@ def test_a_run_knows_the_commit_of_a_hub_model(hub, cache, tiny, tmp_path):
     assert encoder_identity(cached_encoder(NAME)) == f"{NAME}@{commit('main')}"
     assert encoder_identity(cached_encoder(f"{NAME}@v1")) == f"{NAME}@{commit('v1')}"
     assert encoder_identity(cached_encoder(f"{NAME}@{commit('v1')}", weights=False)) == f"{NAME}@{commit('v1')}"
+    (tmp_path / "own.csv").write_text("guid,text_path,image_path,label\n1,1.txt,1.jpg,neutral\n")
+    config = TrainConfig(tmp_path, model_name=NAME, train_csv=Path("own.csv"), val_csv=Path("own.csv"))
+    assert identity(config)["model_name"] == f"{NAME}@{commit('main')}"
+    assert identity(replace(config, model_name=f"{NAME}@v1"))["model_name"] == f"{NAME}@{commit('v1')}"
     assert len(hub.requests) == asked
 
 
