@@ -408,7 +408,7 @@ def settings(cls: type) -> type:
         except ValidationError as error:
             raise settings_error(error, cls) from error
         given, known = {*list(cls.__dataclass_fields__)[: len(arguments)], *values}, cls.__dataclass_fields__
-        if len(given) == len(known):  # a copy by `replace`, which gives all: those that say something else
+        if len(given) == len(known) > 1:  # a copy by `replace`, which gives all: those that say something else
             given = {name for name in given if getattr(self, name) != known[name].default}
         object.__setattr__(self, "given", given)
         refuse_slips(self, dict(zip(cls.__dataclass_fields__, arguments, strict=False)) | values)

@@ -142,7 +142,7 @@ class Classifier(PostReader, TrainedModel):
 from dataclasses import replace
 
 from clipsent_nb.data import read_split
-from clipsent_nb.files import Workspace, check_output, first_few, log, write_count, write_together
+from clipsent_nb.files import Workspace, check_output, first_few, write_count, write_together
 from clipsent_nb.posts import LEFT_OUT, LISTS, files_by_guid, find_pairs, read_list
 from clipsent_nb.trained import find_met_posts
 

@@ -127,7 +127,8 @@ def test_columns_and_files_that_are_missing(root, tmp_path):
         errors(workspace=Workspace(root))
 
 
-def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path):
+def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="clipsent_nb")
     with_weights = errors(run=RUN, workspace=Workspace(root), output_dir=tmp_path / "out", report=False)
     assert set(with_weights.tables) == set(AXES) and (tmp_path / "out/error_analysis_agreement.png").is_file()
     posts = with_weights.posts
@@ -137,7 +138,9 @@ def test_agreement_needs_weights_and_leaves_no_old_file(root, tmp_path):
         "same prediction": same,
         "different predictions": len(posts) - same,
     }
+    assert "Agreement of text" not in caplog.text and "" not in [record.message for record in caplog.records]
     without = analyse(root, bad_cases(root), tmp_path)
+    assert "Agreement of text and picture is left out" in caplog.text
     assert "agreement" not in without.tables and not list((tmp_path / "out").glob("*agreement*"))
 
 

@@ -292,3 +292,8 @@ def test_ten_runs_on_4500_posts_take_little_time():
     start = time.perf_counter()
     stats.compare_seeds(truth, *answers, groups=groups)
     assert time.perf_counter() - start < 1
+
+
+def test_equal_runs_keep_their_order():
+    truth, answers = np.arange(60) % 3, {str(number): (np.arange(60) + (np.arange(60) < 9)) % 3 for number in range(40)}
+    assert stats.rank_runs(truth, answers).run.tolist() == list(answers)

@@ -348,3 +348,14 @@ def test_cells_of_one_half_are_kept_on_demand(folder, tmp_path):
     table.to_csv(tmp_path / "p.csv", index=False)
     report = make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv", allow_missing=True)
     assert len(report.posts) == 36 and report.posts.image_digest.eq(digest(NO_PICTURE)).sum() == 1
+
+
+def test_a_label_that_a_training_post_of_a_table_lacks_is_named_and_that_of_a_test_post_is_not(folder, tmp_path):
+    parts = ["test" if number % 6 == 0 else "val" if number % 6 == 1 else "train" for number in range(36)]
+    table = table_of(folder).assign(split=parts)
+    table.loc[[2, 6], "label"] = ""
+    table.to_csv(tmp_path / "p.csv", index=False)
+    report = make_splits(Workspace(tmp_path, data_root=folder, max_bad="10%"), table=tmp_path / "p.csv")
+    named = report.audit[report.audit.problem.str.startswith("unknown tag")].guid.tolist()
+    found = {str(table.iloc[row].iloc[0]): row for row in (2, 6)}
+    assert [found[guid] for guid in named] == [2] and set(found) & set(report.posts.guid) == set(found) - set(named)
