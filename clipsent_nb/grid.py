@@ -461,7 +461,7 @@ def grid(
             return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
         values = {"project_root": str(base.project_root), "folder": str(folder)}
         done = (runs.state == "done").any()
-        page = make_page("grid", folder, values, report and done, threads=execution.threads_each)
+        page = make_page("grid", folder, values, report, execution.threads_each) if done else None
     if done:
         best = Run.load(folder / runs.folder.iloc[0])
         warn_of_absent([label for label in best.classes if best.metrics.get(f"best_val_f1_{label}", 0) is None])

@@ -305,7 +305,7 @@ def compare_variants(
         return f"{runs.to_string(index=False)}\n{write_count(len(runs), 'run')}, {runs.attrs['estimate']}"
     done = (runs.state == "done").any()
     values = {"project_root": str(base.project_root), "folder": str(folder)}
-    page = make_page(template, folder, values, report and done)
+    page = make_page(template, folder, values, report) if done else None
     if done:
         best = Run.load(folder / runs.folder.iloc[0])
         warn_of_absent(absent_classes(best.labels, best.classes))

@@ -302,7 +302,8 @@ def find_files(
 def content_fingerprint(posts: pd.DataFrame) -> str:
     "A digest of what posts hold, from `find_files`: guids, labels, groups, the bytes of their files and how they are read."
     names = [name for name in ("guid", "label", "group", "text_digest", "image_digest") if name in posts]
-    names += ["encoding"] if "encoding" in posts and posts.encoding.any() else []  # all UTF-8: as in older runs
+    if "encoding" in posts and not posts.encoding.isin(["", "utf-8"]).all():  # else as in older runs
+        names.append("encoding")
     return digest(posts[names].to_csv(index=False, lineterminator="\n").encode())
 
 # %% ../nbs/01_inputs.ipynb #bb5f0ddd

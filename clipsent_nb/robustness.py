@@ -309,7 +309,7 @@ def describe_drops(
     "What the corruptions tell, in sentences."
     clean = conditions.iloc[0]
     interval = f"95 % interval {clean.low:.3f} to {clean.high:.3f}"
-    flattered = "posts that chose the epoch, as those of a run did, give a little too much"
+    flattered = "a little too much if they are the posts that chose the epoch of the run"
     lines = [f"As they are, the posts give macro-F1 {clean.val_f1_macro:.3f} ({interval}); {flattered}."]
     kinds = summary[(summary.modality != "pairing") & (summary.family != "mild")].sort_values("drop", ascending=False)
     clear = kinds[(kinds.p_adjusted < 0.05) & (kinds["drop"] > 0)]

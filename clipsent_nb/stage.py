@@ -296,21 +296,12 @@ def digest_content(files: list[Path], workspace: Workspace) -> bytes:
     return "\n".join(f"{path.name} {one}" for path, one in zip(files, found, strict=True)).encode()
 
 
-NAMED = (
-    "table",
-    "division",
-    "weights",
-    "csv",
-    "val_csv",
-    "split_csv",
-    "test_file",
-    "run",
-    "runs",
-)  # settings that say where to start from
+# Settings that say where to start from
+NAMED = ("table", "division", "weights", "csv", "val_csv", "split_csv", "test_file", "run", "runs")
 
 
-def find_named(plan: Plan) -> dict[str, Path]:
-    "The files that the settings of a step name, by what they say; of a run, its metrics.json."
+def find_named(plan: Plan) -> dict[str, list[Path]]:
+    "The file that each setting of a step names; of a run, its metrics.json; of another folder, what is in it but weights."
     names = [name for key in NAMED for name in str(plan.values.get(key, "")).split(",") if name]
     if plan.values.get("source") == "val":
         names.append(VAL)
@@ -319,10 +310,10 @@ def find_named(plan: Plan) -> dict[str, Path]:
         for root in (plan.workspace.project_root, plan.workspace.posts_root):
             for path in (root / name.removesuffix("best.pt") / "metrics.json", root / name):
                 if path.is_file():
-                    found.setdefault(name, path)
-            if not (root / name / "metrics.json").is_file():  # a saved data set, a division, or posts to label
-                inside = {path.relative_to(root).as_posix(): path for path in sorted((root / name).rglob("*"))}
-                found |= {place: path for place, path in inside.items() if path.is_file()}
+                    found.setdefault(name, [path])
+            inside = [path for path in sorted((root / name).rglob("*")) if path.is_file() and path.suffix != ".pt"]
+            if inside:
+                found.setdefault(name, inside)
     return found
 
 
@@ -333,7 +324,7 @@ def find_encoders(plan: Plan) -> list[Path]:
     folders = [folder for name in names for folder in (workspace.resolve(name), Path(name).expanduser())]
     return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*")) if path.is_file()]
 
-
+# %% ../nbs/13_stage.ipynb #3caeb04c
 def table_pictures(plan: Plan, name: str) -> list[Path]:
     "The files that the pictures of a table of posts are in; none where they stand in its cells, or it is no table."
     from clipsent_nb.tables import Columns, find_columns, picture_cell, read_cells
@@ -355,7 +346,10 @@ def step_inputs(plan: Plan) -> dict[str, str]:
     root, posts = workspace.project_root, workspace.posts_root
     found = [path for pattern in (*step.needs, *step.reads) for path in sorted(root.glob(pattern))]
     tables = {path.relative_to(root).as_posix(): path for path in found if path.suffix in (".csv", ".json")}
-    inputs = {name: table_digest(path, workspace) for name, path in (tables | find_named(plan)).items()}
+    inputs = {name: table_digest(path, workspace) for name, path in tables.items()}
+    for name, files in find_named(plan).items():
+        one = len(files) == 1
+        inputs[name] = table_digest(files[0], workspace) if one else digest(digest_content(files, workspace))
     if plan.name == "splits":
         files = sorted(path for path in (posts / "data").glob("*") if path.is_file())
         inputs["posts"] = digest(
@@ -546,7 +540,7 @@ def judge_final(
     scores, path = read_scores(workspace), workspace.resolve(f"{COMPARED}.csv")
     if scores.empty:
         return "Nothing is trained yet."
-    lines = ["No leak was found: no validation post, and no copy of one that can be told, was trained on."]
+    lines = ["No leak was found: neither validation posts nor recognisable copies of them were trained on."]
     if leaked := sorted(set(scores.model[~scores.believable])):
         names = " and ".join(leaked)
         lines = [f"**Leaked:** {names} trained on validation posts or copies of them; the grey scores mean nothing."]

@@ -46,6 +46,7 @@ from clipsent_nb.files import ClipsentError, Workspace, digest, locked, log
 from clipsent_nb.inputs import (
     augment_pixels,
     bucketed_batches,
+    content_fingerprint,
     find_files,
     inputs_from_memory,
     load_posts,
@@ -489,3 +490,12 @@ def test_augmenting_one_picture_and_odd_sizes():
     pixels = torch.rand(1, 3, 17, 23)
     assert augment_pixels(pixels, 1).shape == pixels.shape
     assert augment_pixels(torch.zeros(2, 3, 8, 8), 1).abs().max() < 0.2
+
+
+def test_the_encoding_of_a_text_is_part_of_what_posts_hold_unless_it_is_utf_8():
+    posts = pd.DataFrame({"guid": ["1", "2"], "label": "neutral", "text_digest": "a", "image_digest": "b"})
+    plain = content_fingerprint(posts)
+    for same in ("utf-8", "", ["utf-8", ""]):
+        assert content_fingerprint(posts.assign(encoding=same)) == plain  # as runs of older versions have it
+    others = {content_fingerprint(posts.assign(encoding=["utf-8", name])) for name in ("big5", "gb18030")}
+    assert len(others | {plain}) == 3

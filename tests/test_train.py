@@ -19,9 +19,10 @@ import torch
 from clipsent_nb.data import make_splits
 from clipsent_nb.encoders import load_encoder
 from clipsent_nb.features import refuse_small_disk, set_mode
-from clipsent_nb.files import ClipsentError, Workspace, locked
+from clipsent_nb.files import ClipsentError, Workspace, locked, read_json
+from clipsent_nb.grid import optimize
 from clipsent_nb.model import DualEncoderClassifier, read_weights
-from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.runs import PRESETS, Run, TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.state import State, load_inputs
 from clipsent_nb.train import fit
@@ -485,3 +486,11 @@ def test_compiled_encoder_gives_the_same_answers(config, tmp_path):
     plain = fit(config)
     compiled = fit(replace(config, compile=True, output_dir=tmp_path / "compiled"))
     pd.testing.assert_frame_equal(answers(plain), answers(compiled), atol=1e-3, rtol=0)
+
+
+def test_what_was_set_wins_over_a_preset_even_if_it_is_the_default(config):
+    own = {name: getattr(config, name) for name in ("project_root", "output_dir", "model_name")}
+    optimize(TrainConfig(**own, epochs=1, batch_size=TrainConfig.batch_size), report=False, preset="quick")
+    found = read_json(config.output_dir / "config.json")
+    quick = PRESETS["quick"].settings
+    assert quick["batch_size"] != found["batch_size"] == TrainConfig.batch_size and found["lr"] == quick["lr"]
