@@ -986,6 +986,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.runs.Run.load': ('runs.html#run.load', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.predictions': ('runs.html#run.predictions', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.probabilities': ('runs.html#run.probabilities', 'clipsent_nb/runs.py'),
+                                  'clipsent_nb.runs.Run.readable': ('runs.html#run.readable', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.train_posts': ('runs.html#run.train_posts', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.RunFolder': ('runs.html#runfolder', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.RunFolder.__init__': ('runs.html#runfolder.__init__', 'clipsent_nb/runs.py'),

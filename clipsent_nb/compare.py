@@ -215,8 +215,7 @@ def baseline_posts(
         if posts_fingerprint(config, name) != baseline.config["identity"][f"content of {name}"]:
             todo = f"train it again with --overwrite, or leave out what reads them with {without}"
             raise ClipsentError(path, f"it or its posts changed since {baseline.folder} was trained", todo=todo)
-        files = find_files(read_split(path), config)[0]
-        files = files[~files.guid.isin(baseline.config["left_out"])]
+        files = baseline.readable(find_files(read_split(path), config)[0])
         sources = zip(files.text_file, files.get("encoding", [""] * len(files)), strict=True)
         texts = [clean_text(read_text(*source)[0], rules) for source in sources]
         tables.append(
@@ -498,7 +497,7 @@ def comparable_runs(
         if baseline:
             posts = validation_posts(baseline)
         else:
-            posts = split[~split.guid.isin(run.config["left_out"])]
+            posts = run.readable(split)
             posts = posts.assign(label=label_numbers(posts.label, posts.guid, classes))
         try:
             if run.classes != classes:

@@ -273,10 +273,11 @@ def own_division(
     posts: pd.DataFrame,  # With part and split
     folds: int,  # That were asked for
     val_ratio: float | None = None,  # That was asked for
+    seed: int | None = None,  # That was asked for
 ) -> pd.Series:
     """The split of each post that it came with; of folds, the first one validates.
 
-    Raises ClipsentError if folds or a share are asked for and the posts have theirs already.
+    Raises ClipsentError if folds, a share or a seed are asked for and the posts have theirs already.
     """
     names = own_folds(posts)
     if names and posts.part.isin(["train", "val"]).any():
@@ -285,10 +286,11 @@ def own_division(
     if names and folds:
         what = f"the table has folds of its own ({first_few(names)})"
         raise ClipsentError(f"--folds {folds}", what, todo="leave out --folds or --split-column")
-    if val_ratio and (names or posts.part.eq("val").any()):
-        raise ClipsentError(
-            f"--val-ratio {val_ratio}", "the posts to validate on are named already", todo="leave it out"
-        )
+    if names or posts.part.eq("val").any():
+        for flag, value in {"--val-ratio": val_ratio, "--seed": None if folds else seed}.items():
+            if value is not None:
+                what = "the posts to validate on are named already"
+                raise ClipsentError(f"{flag} {value}", what, todo="leave it out")
     return posts.part.replace({name: "val" if name == names[0] else "train" for name in names})
 
 # %% ../nbs/00_data.ipynb #fbd01189
@@ -371,7 +373,7 @@ def _check_parts(posts: pd.DataFrame, val_ratio: float) -> None:
 def make_splits(
     workspace: Workspace = Workspace(),  # Its data root holds data/, train.txt and test_without_label.txt
     val_ratio: Portion | None = None,  # Share of the labelled posts to validate on; default: 0.1
-    seed: Seed = 42,  # Decides which posts validate
+    seed: Seed | None = None,  # Decides which posts validate; default: 42
     folds: Annotated[int, Field(ge=0)] = 0,  # Also cut train into this many folds, each once validating; 0: none
     encoding: str = "auto",  # Of texts and lists that are not UTF-8: gb18030, cp1252, big5 or any other of Python's; auto: guessed
     labels: Listing = "",  # The classes in their order, by commas; default: those that the posts have
@@ -401,8 +403,8 @@ def make_splits(
     total = len({*posts_left_out(problems), *posts.guid})
     settle_problems(problems, total, workspace.posts_root, workspace)
     if "part" in posts:
-        posts["split"] = own_division(posts, folds, val_ratio)
-    val_ratio = val_ratio or 0.1
+        posts["split"] = own_division(posts, folds, val_ratio, seed)
+    val_ratio, seed = val_ratio or 0.1, 42 if seed is None else seed
     if "val" not in set(posts.split):
         labelled = posts.split == "train"
         parts = assign_parts(posts.label[labelled], posts.group[labelled], [1 - val_ratio, val_ratio], seed)

@@ -64,8 +64,7 @@ def read_run_posts(
     path = workspace.resolve(split_csv or run.config["val_csv"])
     split = read_split(path)
     warn_of_changes(run, workspace, path)
-    readable = split[~split.guid.isin(run.config.get("left_out", []))]
-    posts = add_predictions(readable, run.predictions, run.folder / "val_predictions.csv", run.classes)
+    posts = add_predictions(run.readable(split), run.predictions, run.folder / "val_predictions.csv", run.classes)
     if len(posts) != len(run.predictions):
         what = f"{len(posts)} posts, but the run predicted {len(run.predictions)}"
         raise ClipsentError(path, what, todo="name the split that it was validated on with --split-csv")

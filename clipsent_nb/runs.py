@@ -614,6 +614,13 @@ class Run:
         path = self.folder / "val_cross_fitted.npy"
         return read_array(path).astype(int) if path.is_file() else None
 
+    def readable(
+        self,
+        posts: pd.DataFrame,  # Rows of one of its splits
+    ) -> pd.DataFrame:
+        "The rows that the run could read."
+        return posts[~posts.guid.isin(self.config.get("left_out", []))]
+
     @property
     def train_posts(self) -> pd.DataFrame | None:
         "By which digests the training posts are known; None in runs of older versions."

@@ -145,6 +145,11 @@ def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
             {"val_ratio": 0.2},
             "--val-ratio 0.2: the posts to validate on are named already",
         ),
+        (
+            lambda table: table.assign(split=["val"] * 9 + ["train"] * 27),
+            {"seed": 7},
+            "--seed 7: the posts to validate on are named already",
+        ),
         (lambda table: table.assign(image=""), {}, "36 of 36 posts cannot be used; .* p.csv:2: no image"),
     ],
 )
