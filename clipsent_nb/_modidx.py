@@ -978,6 +978,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.runs.Run.__fspath__': ('runs.html#run.__fspath__', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.__str__': ('runs.html#run.__str__', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.classes': ('runs.html#run.classes', 'clipsent_nb/runs.py'),
+                                  'clipsent_nb.runs.Run.content': ('runs.html#run.content', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.cross_fitted_answers': ( 'runs.html#run.cross_fitted_answers',
                                                                                  'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.Run.epoch_probabilities': ('runs.html#run.epoch_probabilities', 'clipsent_nb/runs.py'),

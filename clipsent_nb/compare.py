@@ -212,9 +212,14 @@ def baseline_posts(
     rules, tables = active_rules(baseline.config), []
     for name in own:
         path = config.resolve(own[name])
-        if posts_fingerprint(config, name) != baseline.config["identity"][f"content of {name}"]:
+        if posts_fingerprint(config, name) != baseline.content(name):
             todo = f"train it again with --overwrite, or leave out what reads them with {without}"
-            raise ClipsentError(path, f"it or its posts changed since {baseline.folder} was trained", todo=todo)
+            what = f"it or its posts changed since {baseline.folder} was trained"
+            if baseline.content(name) is None:
+                what = (
+                    f"whether its posts changed since {baseline.folder} was trained is not known: version 0.1.0 made it"
+                )
+            raise ClipsentError(path, what, todo=todo)
         files = baseline.readable(find_files(read_split(path), config)[0])
         sources = zip(files.text_file, files.get("encoding", [""] * len(files)), strict=True)
         texts = [clean_text(read_text(*source)[0], rules) for source in sources]
@@ -471,7 +476,7 @@ def refuse_changed(
     first: str,  # Whose content it is
 ) -> None:
     "Raise ClipsentError if a run answered posts whose labels, texts or pictures are not these."
-    own = run.config["identity"].get("content of val_csv")
+    own = run.content("val_csv")
     if own and content and own != content:
         what = f"answered other labels, texts or pictures than {first}, though the posts have the same names"
         raise ClipsentError(run.folder, what, todo="train it again with --overwrite")
@@ -488,7 +493,7 @@ def comparable_runs(
     folder, baseline = config.resolve(config.output_dir), None
     if (folder / "metrics.json").is_file() and not config.overwrite:
         baseline = Run.load(folder)
-        classes, content = baseline.classes, baseline.config["identity"].get("content of val_csv")
+        classes, content = baseline.classes, baseline.content("val_csv")
     else:
         path = config.resolve(config.val_csv)
         split, classes, content = read_split(path), find_labels(path), posts_fingerprint(config, "val_csv")

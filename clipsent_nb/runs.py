@@ -614,6 +614,13 @@ class Run:
         path = self.folder / "val_cross_fitted.npy"
         return read_array(path).astype(int) if path.is_file() else None
 
+    def content(
+        self,
+        name: Literal["train_csv", "val_csv"],
+    ) -> str | None:
+        "The digest of the posts of a split, as it was trained; None in runs of version 0.1.0, which made it otherwise."
+        return self.config["identity"].get(f"content of {name}") if self.config.get("format", 1) > 1 else None
+
     def readable(
         self,
         posts: pd.DataFrame,  # Rows of one of its splits
@@ -643,8 +650,12 @@ def warn_of_changes(
     "Log a warning if label, text or picture of validation posts changed since a run has predicted them."
     path = workspace.resolve(split_csv or run.config["val_csv"])
     found = find_files(read_split(path), workspace)[0] if path.is_file() else ()
-    if len(found) and content_fingerprint(found) != run.config["identity"].get("content of val_csv"):
+    if len(found) and content_fingerprint(found) != run.content("val_csv"):
         what = f"label, text or picture of some posts changed, or were mended, since {run.folder.name} predicted them"
+        if run.content("val_csv") is None:
+            what = (
+                f"whether its posts changed since {run.folder.name} predicted them is not known: version 0.1.0 made it"
+            )
         todo = "train the run again to know its answers of today"
         log.warning("%s", format_message(f"warning: {path}", what, todo=todo))
 

@@ -70,6 +70,9 @@ def pick_metric(
     return values[metric]
 
 # %% ../nbs/03a_stats.ipynb #8c4c0056
+LIGHTER = 1e-4  # How much less a group weighs: small enough for a derivative, and far above rounding
+
+
 def jackknife(
     y_true: ArrayLike,  # Class ids [N]
     answers: ArrayLike,  # Class ids from one or more runs [..., N]
@@ -80,9 +83,11 @@ def jackknife(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [...], and how each group of posts shifts them [..., G], scaled so that squared shifts sum to a variance.
 
+    It is the infinitesimal jackknife: a group's shift is what the score loses as it begins to weigh less.
+
     The variance of any sum or difference of scores is that of the sums or differences of their shifts.
     With a single group the shifts are NaN. Raises ClipsentError for ids that are none or an unknown metric.
-    Source: Efron and Stein, 1981, "The Jackknife Estimate of Variance".
+    Source: Jaeckel, 1972, "The Infinitesimal Jackknife".
     """
     y_true, answers = check_ids(y_true, "y_true", labels=labels), np.asarray(answers)
     group = group_numbers(groups, len(y_true))
@@ -92,8 +97,8 @@ def jackknife(
     for row in rows:
         counts = group_counts(y_true, row, group, len(labels))
         scores.append(pick_metric([count.sum(axis=0) for count in counts], metric, labels))
-        without = pick_metric([count.sum(axis=0) - count for count in counts], metric, labels)
-        shifts.append((without.mean() - without) * np.sqrt(1 - 1 / len(without)))
+        lighter = pick_metric([count.sum(axis=0) - LIGHTER * count for count in counts], metric, labels)
+        shifts.append((lighter.mean() - lighter) / LIGHTER / np.sqrt(1 - 1 / max(2, len(lighter))))
     if group.max() == 0:
         shifts = np.full((len(scores), 1), np.nan)
     return np.reshape(scores, answers.shape[:-1]), np.reshape(shifts, (*answers.shape[:-1], -1))
@@ -151,11 +156,14 @@ def total_variance(
     Source: Satterthwaite, 1946, "An Approximate Distribution of Estimates of Variance Components".
     """
     seeded = [mean for mean in means if mean.seeds > 1]
-    variance = (shifts**2).sum() + max(0.0, sum(mean.between - mean.within for mean in seeded))
+    posts, within = (shifts**2).sum(), sum(mean.within for mean in seeded)
+    variance = max(posts - within, posts / 2) + sum(
+        mean.between for mean in seeded
+    )  # half, should the seeds just agree
     doubt = sum(mean.between**2 / (mean.seeds - 1) for mean in seeded)
     if len(seeded) == 1 and variance > 0:
         doubt /= max(seeded[0].between / variance, 0.5)
-    doubt += min((shifts**4).sum(), (shifts**2).sum() ** 2 / 2)  # as if two groups at least carried it
+    doubt += min((shifts**4).sum(), posts**2 / 2)  # as if two groups at least carried it
     return float(variance), float(max(1.0, variance**2 / doubt)) if doubt > 0 else 1.0
 
 # %% ../nbs/03a_stats.ipynb #123184f3

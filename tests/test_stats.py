@@ -70,7 +70,8 @@ def test_coverage_and_false_alarms_over_all_regimes(posts, size, sd, trials=1000
     table = pd.DataFrame(rows, columns=names).groupby("seeds").mean()
     print(f"\n{posts} posts, groups of {size}, seed sd {sd}\n{(100 * table).round(1)}")
     noise = 2 * np.sqrt(0.05 * 0.95 / trials)
-    assert (table[["covers score", "covers difference"]] >= 0.93 - noise).all(axis=None)
+    covers = table[["covers score", "covers difference"]].stack()
+    assert covers.between(0.93 - noise, 0.97 + noise).all()
     assert (table["false alarm"] <= 0.06 + noise).all()
 
 

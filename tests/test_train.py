@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipsent_nb.data import make_splits
+from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.encoders import load_encoder
 from clipsent_nb.features import refuse_small_disk, set_mode
 from clipsent_nb.files import ClipsentError, Workspace, locked, read_json
@@ -160,6 +160,22 @@ def test_a_corrected_label_encodes_nothing_and_folds_share_features(config, root
         replace(config, train_csv=tmp_path / "train.csv", val_csv=tmp_path / "val.csv", output_dir=tmp_path / "swapped")
     )
     assert rows == {path: len(path.read_text().splitlines()) for path in indexes}
+
+
+def test_of_an_augmented_split_the_altered_halves_are_encoded_alone(config, root, tmp_path):
+    config = replace(config, epochs=1, trainable_blocks=0)
+    fit(config)
+    stores = {path: path.read_text().splitlines() for path in (root / "outputs/cache/features").glob("*/index.txt")}
+    train = read_split(root / "outputs/splits/train.csv")
+    copies = train.head(3).assign(guid=[f"{guid}_ta1" for guid in train.guid.head(3)])
+    for row in copies.index:
+        path = tmp_path / f"{row}.txt"
+        path.write_text(f"altered words, number {row}", encoding="utf-8")
+        copies.loc[row, ["text_path", "text_digest", "text_hash"]] = str(path), "", ""
+    pd.concat([train, copies]).to_csv(tmp_path / "train_aug.csv", index=False)
+    fit(replace(config, train_csv=tmp_path / "train_aug.csv", allow_outside=True, output_dir=tmp_path / "augmented"))
+    found = {path: path.read_text().splitlines() for path in (root / "outputs/cache/features").glob("*/index.txt")}
+    assert sorted(len(found[path]) - len(rows) for path, rows in stores.items()) == [0, 3]
 
 
 def test_an_interrupted_frozen_run_keeps_no_copy_of_the_encoder(config):

@@ -26,7 +26,7 @@ from clipsent_nb.labels import LABELS
 from clipsent_nb.model import read_weights
 from clipsent_nb.posts import read_list
 from clipsent_nb.predict import Classifier
-from clipsent_nb.runs import RUN_FORMAT, Run, TrainConfig
+from clipsent_nb.runs import RUN_FORMAT, Run, TrainConfig, warn_of_changes
 from clipsent_nb.sample import make_sample, tiny_clip
 from clipsent_nb.state import load_inputs, sample_config
 from clipsent_nb.train import fit, sample_run
@@ -503,6 +503,20 @@ def test_a_run_of_a_newer_version_is_not_guessed_at(copy):
         match="config.json: written by clipsent_nb 9.1, which this version .* cannot read; update clipsent_nb",
     ):
         Run.load(copy)
+
+
+def test_what_a_run_of_version_0_1_0_does_not_tell_is_not_claimed(run, copy, caplog):
+    config = {**json.loads((copy / "config.json").read_text()), "format": 1}
+    del config["labels"]
+    config["identity"] |= {"content of val_csv": "another digest of the same posts"}
+    (copy / "config.json").write_text(json.dumps(config))
+    old = Run.load(copy)
+    warn_of_changes(old, Workspace(run.folder.parents[2]))
+    assert old.classes == LABELS and old.content("val_csv") is None
+    assert "whether its posts changed since run predicted them is not known: version 0.1.0 made it" in caplog.text
+    caplog.clear()
+    warn_of_changes(run, Workspace(run.folder.parents[2]))
+    assert not caplog.text
 
 
 def test_weights_of_a_newer_version_are_not_guessed_at(copy):
