@@ -210,7 +210,7 @@ def kernels_of(driver: psutil.Popen, patience: float = 60) -> list[psutil.Proces
 
 
 @posix
-@pytest.mark.parametrize("delay", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("delay", [0.3, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 3.0))])
 def test_a_killed_driver_leaves_no_kernel(notebook, tmp_path, delay):
     child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     driver = start(notebook(child, "time.sleep(60)"), tmp_path)
@@ -222,9 +222,16 @@ def test_a_killed_driver_leaves_no_kernel(notebook, tmp_path, delay):
 
 
 @posix
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_at_any_time_leaves_one_line_and_no_process(notebook, tmp_path, delay, number):
+@pytest.mark.parametrize(
+    "number, delay",
+    [
+        *((signal.SIGINT, delay) for delay in (0.0, 0.4, 3.2)),
+        *((signal.SIGTERM, delay) for delay in (0.2, 1.6)),
+        *(pytest.param(signal.SIGINT, delay, marks=pytest.mark.slow) for delay in (0.1, 0.2, 0.8, 1.6)),
+        *(pytest.param(signal.SIGTERM, delay, marks=pytest.mark.slow) for delay in (0.0, 0.1, 0.4, 0.8, 3.2)),
+    ],
+)
+def test_an_interrupt_at_any_time_leaves_one_line_and_no_process(notebook, tmp_path, number, delay):
     driver = start(notebook("import time; time.sleep(60)"), tmp_path)
     processes = kernels_of(driver)
     time.sleep(delay)

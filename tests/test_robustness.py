@@ -128,7 +128,7 @@ def test_weights_without_a_list_of_training_posts_are_not_called_clean(trained):
     assert result.metrics["leaked"] is None and "is not known" in str(result)
 
 
-@pytest.mark.parametrize("corruptions", ["noise", "missing_text"])
+@pytest.mark.parametrize("corruptions", ["missing_text", pytest.param("noise", marks=pytest.mark.slow)])
 def test_a_measurement_of_one_corruption_has_a_report(trained, corruptions):
     workspace, folder = trained
     one = CorruptionSettings(corruptions, "3")

@@ -40,7 +40,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(root, tmp_path) -> TrainConfig:
-    settings = {"epochs": 3, "freeze_epochs": 1, "batch_size": 16, "lr": 1e-3, "use_cosine": True, "warmup_ratio": 0.1}
+    settings = {"epochs": 2, "freeze_epochs": 1, "batch_size": 16, "lr": 1e-3, "use_cosine": True, "warmup_ratio": 0.1}
     return TrainConfig(project_root=root, model_name="tiny_clip", output_dir=tmp_path / "run", **settings)
 
 
@@ -70,11 +70,11 @@ def test_one_seed_one_history(config, tmp_path):
     assert scores(first) == scores(second)
 
 
-@pytest.mark.parametrize("image_aug", [False, True])
-def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, image_aug):
-    config = replace(config, image_aug=image_aug, save_minutes=0.0)
+@pytest.mark.parametrize("image_aug, kills", [(False, [(0, 5), (1, 9)]), (True, [(1, 1), (2, 15)])])
+def test_interrupted_run_ends_like_an_undisturbed_one(config, tmp_path, image_aug, kills):
+    config = replace(config, epochs=3, image_aug=image_aug, save_minutes=0.0)
     undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
-    for epoch, step in ((0, 5), (1, 1), (1, 9), (2, 15)):
+    for epoch, step in kills:
         own = replace(config, output_dir=tmp_path / f"killed_{epoch}_{step}")
         with pytest.raises(Killed):
             fit(own, kill_at(epoch, step))
@@ -95,9 +95,9 @@ def test_an_interrupted_run_goes_on_after_the_last_step_that_was_saved(config):
 
 
 def test_killed_process_continues(config, tmp_path):
-    config = replace(config, epochs=8, save_minutes=0.0)
+    config = replace(config, epochs=5, save_minutes=0.0)
     flags = [sys.executable, "-m", "clipsent_nb.cli", "optimize", "--project-root", config.project_root]
-    flags += ["--model-name", "tiny_clip", "--epochs", "8", "--freeze-epochs", "1", "--early-stop", "3"]
+    flags += ["--model-name", "tiny_clip", "--epochs", "5", "--freeze-epochs", "1", "--early-stop", "3"]
     flags += ["--batch-size", "16", "--lr", "1e-3", "--use-cosine", "--warmup-ratio", "0.1", "--save-minutes", "0"]
     flags += ["--output-dir", config.output_dir]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -128,7 +128,7 @@ def test_other_settings_do_not_continue_an_interrupted_run(config):
         fit(config, kill_at(1, 3))
     with pytest.raises(ClipsentError, match="interrupted run with other settings"):
         fit(replace(config, dropout=0.3))
-    assert fit(config).metrics["epochs"] == 3
+    assert fit(config).metrics["epochs"] == 2
 
 
 def test_features_are_encoded_once_for_all_runs(config, tmp_path):
@@ -248,8 +248,8 @@ def test_dropout_is_on_in_trained_blocks_alone(config, root):
 
 
 def test_early_stop_counts_epochs_without_a_better_score(config):
-    run = fit(replace(config, epochs=30, early_stop=2))
-    assert run.metrics["epochs"] == run.metrics["best_epoch"] + 2 < 30
+    run = fit(replace(config, epochs=12, early_stop=1))
+    assert run.metrics["epochs"] == run.metrics["best_epoch"] + 1 < 12
 
 
 @pytest.mark.parametrize("loss", ["ce", "focal", "cb", "combo"])
@@ -270,7 +270,7 @@ def test_changed_post_does_not_continue(config, root, tmp_path):
     text.write_text("something else altogether")
     with pytest.raises(ClipsentError, match="interrupted run with other settings .content of train_csv"):
         fit(config)
-    assert fit(replace(config, overwrite=True)).metrics["epochs"] == 3
+    assert fit(replace(config, overwrite=True)).metrics["epochs"] == 2
 
 
 def test_moved_model_is_the_same_run(config, root, tmp_path):
@@ -304,6 +304,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root):
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_kill_between_best_weights_and_state(config, tmp_path, monkeypatch, saved):
+    config = replace(config, epochs=3)
     undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
     original, ends = os.replace, []
 

@@ -771,10 +771,8 @@ def test_relative_paths_of_every_command_begin_at_the_project_root(root, run, mo
 # -- the variables of a cluster
 
 
-@pytest.mark.parametrize(
-    "variables", [{"RANK": "1", "WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "4", "LOCAL_RANK": "3"}]
-)
-def test_a_command_of_one_process_takes_no_notice_of_a_cluster(root, run, variables, tmp_path):
+def test_a_command_of_one_process_takes_no_notice_of_a_cluster(root, run, tmp_path):
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "4", "LOCAL_RANK": "3"}
     folder = run.folder.relative_to(root)
     words = ["predict", "--weights", folder, "--project-root", root, "--output", tmp_path / "labelled.txt"]
     command = [sys.executable, "-m", "clipsent_nb.cli", *map(str, words)]
