@@ -40,16 +40,14 @@ from clipsent_nb.files import ClipsentError, Workspace, read_json, read_table, w
 from clipsent_nb.inputs import refresh_content
 from clipsent_nb.runs import TrainConfig
 from clipsent_nb.state import sample_config
-from clipsent_nb.train import fit, sample_run
+from clipsent_nb.train import fit
 
 CASES = Path("outputs/optimize/bad_cases.csv")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("badcases") / "sample"
-    sample_run(root, epochs=1)
-    return root
+def root(tmp_path_factory, fresh_run):
+    return fresh_run(tmp_path_factory.mktemp("badcases") / "sample")
 
 
 @pytest.fixture

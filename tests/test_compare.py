@@ -40,9 +40,9 @@ OPTIMIZE = Path("outputs/optimize")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, fresh_sample):
     "A project with a baseline, a run, and one that has met half of its validation posts."
-    root = tmp_path_factory.mktemp("compare") / "sample"
+    root = fresh_sample(tmp_path_factory.mktemp("compare") / "sample")
     sample_run(root, epochs=2)
     base = sample_config(root, head_variant="base", epochs=1, output_dir=OPTIMIZE / "baseline")
     fit(base)

@@ -21,16 +21,15 @@ from clipsent_nb.files import ClipsentError, Workspace, atomic_write, log, write
 from clipsent_nb.members import Ensemble, need_single
 from clipsent_nb.predict import Classifier, EnsembleClassifier
 from clipsent_nb.runs import Run
-from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)
 OPTIMIZE = Path("outputs/optimize")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
+def root(tmp_path_factory, fresh_run) -> Path:
     "A project with a short run, one that passes for another seed, one that met validation posts, and an ensemble."
-    root = sample_run(tmp_path_factory.mktemp("ensemble") / "sample", epochs=1).folder.parents[2]
+    root = fresh_run(tmp_path_factory.mktemp("ensemble") / "sample")
     altered(root, "other", seed=1)
     half, val = root / altered(root, "half"), read_split(root / "outputs/splits/val.csv")
     known = pd.read_csv(half / "train_posts.csv", dtype=str)

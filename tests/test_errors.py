@@ -27,17 +27,14 @@ from clipsent_nb.errors import (
 )
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.inputs import content_fingerprint
-from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)
 RUN = Path("outputs/optimize/clip")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("posts") / "sample"
-    sample_run(root, epochs=1)
-    return root
+def root(tmp_path_factory, fresh_run) -> Path:
+    return fresh_run(tmp_path_factory.mktemp("posts") / "sample")
 
 
 def bad_cases(root: Path, split: str = "val", rows: int = 6) -> pd.DataFrame:

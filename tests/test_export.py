@@ -18,7 +18,6 @@ from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.runs import RunFolder
 from clipsent_nb.sample import tiny_clip
-from clipsent_nb.train import sample_run
 from clipsent_nb.trained import calibrate
 
 torch.set_num_threads(1)
@@ -114,8 +113,10 @@ def test_a_description_that_is_not_the_graphs_is_refused(pair, tmp_path, values,
         OnnxClassifier.load(folder)
 
 
-def test_an_export_by_weights_or_a_relative_root_goes_beside_them_and_leaves_other_files(tmp_path, monkeypatch):
-    root = sample_run(tmp_path / "sample", epochs=1).folder.parents[2]
+def test_an_export_by_weights_or_a_relative_root_goes_beside_them_and_leaves_other_files(
+    tmp_path, monkeypatch, fresh_run
+):
+    root = fresh_run(tmp_path / "sample")
     monkeypatch.chdir(tmp_path)
     found = export(Path("outputs/optimize/clip/best.pt"), Workspace(Path("sample")))
     folder = root / "outputs/optimize/clip/onnx"

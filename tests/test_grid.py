@@ -20,7 +20,6 @@ from clipsent_nb.files import ClipsentError, locked, write_csv, write_json
 from clipsent_nb.grid import GridConfig, Range, expand, grid_axes, open_study, read_axis, run_search
 from clipsent_nb.runs import TrainConfig, identity
 from clipsent_nb.state import sample_config
-from clipsent_nb.train import sample_run
 
 
 def execute(source, folder, parameters, threads=0, minutes=0.0, watch=lambda: ""):
@@ -55,10 +54,8 @@ def execute(source, folder, parameters, threads=0, minutes=0.0, watch=lambda: ""
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    root = tmp_path_factory.mktemp("grid") / "sample"
-    sample_run(root, epochs=1)
-    return root
+def sample(tmp_path_factory, fresh_run):
+    return fresh_run(tmp_path_factory.mktemp("grid") / "sample")
 
 
 @pytest.fixture

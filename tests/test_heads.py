@@ -16,8 +16,8 @@ from clipsent_nb.train import sample_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return sample_run(tmp_path_factory.mktemp("heads") / "sample", epochs=2)
+def run(tmp_path_factory, fresh_sample):
+    return sample_run(fresh_sample(tmp_path_factory.mktemp("heads") / "sample"), epochs=2)
 
 
 def test_predictions_follow_the_posts_whatever_order_the_file_has(run, tmp_path):

@@ -15,16 +15,15 @@ from transformers import BertConfig, BertModel
 from clipsent_nb import features, train
 from clipsent_nb.batches import Execution, identities, run_many
 from clipsent_nb.cli import parse
-from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.encoders import image_features, load_encoder, load_processors, text_features
 from clipsent_nb.features import Features
-from clipsent_nb.files import ClipsentError, Workspace, log, write_csv
+from clipsent_nb.files import ClipsentError, log, write_csv
 from clipsent_nb.hub import encoder_identity
 from clipsent_nb.labels import LABELS
 from clipsent_nb.model import read_weights, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
 from clipsent_nb.runs import PRESETS, Run, TrainConfig, identity
-from clipsent_nb.sample import make_sample
 from clipsent_nb.state import State, load_inputs, new_state
 from clipsent_nb.train import adjustment, best_epoch_scores, fit, train_head
 from clipsent_nb.trained import TrainedModel, calibrate
@@ -33,10 +32,9 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
+def root(tmp_path_factory, fresh_sample) -> Path:
     "A project with 24 posts to train on and 12 to validate on, eight and four of each class."
-    root = make_sample(tmp_path_factory.mktemp("posts") / "sample")
-    make_splits(Workspace(root), val_ratio=0.2)
+    root = fresh_sample(tmp_path_factory.mktemp("posts") / "sample")
     for name, count in (("train", 8), ("val", 4)):
         path = root / f"outputs/splits/{name}.csv"
         write_csv(read_split(path).groupby("label").head(count), path)
@@ -80,7 +78,13 @@ LEVERS = {
 }
 
 
-@pytest.mark.parametrize("lever", LEVERS)
+@pytest.mark.parametrize(
+    "lever",
+    [
+        name if name in ("regularisation", "head first", "lora") else pytest.param(name, marks=pytest.mark.slow)
+        for name in LEVERS
+    ],
+)
 def test_a_run_with_a_lever_ends_like_an_undisturbed_one_after_a_kill(config, tmp_path, lever):
     if lever == "lora":
         pytest.importorskip("peft")

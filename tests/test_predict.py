@@ -25,14 +25,13 @@ from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.push import copy_public, find_robustness, push
 from clipsent_nb.sample import make_sample
 from clipsent_nb.tables import Columns
-from clipsent_nb.train import sample_run
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return sample_run(tmp_path_factory.mktemp("posts") / "sample", epochs=1).folder.parents[2]
+def root(tmp_path_factory, fresh_run) -> Path:
+    return fresh_run(tmp_path_factory.mktemp("posts") / "sample")
 
 
 @pytest.fixture(scope="module")

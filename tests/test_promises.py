@@ -29,8 +29,8 @@ MODULES = sorted((ROOT / "clipsent_nb").glob("[!_]*.py"))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    return sample_run(tmp_path_factory.mktemp("promises") / "root", epochs=3)
+def run(tmp_path_factory, fresh_sample) -> Run:
+    return sample_run(fresh_sample(tmp_path_factory.mktemp("promises") / "root"), epochs=3)
 
 
 @pytest.fixture

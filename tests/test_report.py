@@ -107,7 +107,7 @@ def test_after_what_cannot_be_put_back_the_next_notebook_gets_a_new_process(note
     assert first != second and not psutil.pid_exists(first) and not psutil.pid_exists(second)
 
 
-@pytest.mark.parametrize("how", ["fails", "late", "stopped", "killed"])
+@pytest.mark.parametrize("how", ["fails", "late", "killed", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_after_a_notebook_that_did_not_end_well_the_next_one_gets_a_new_process(notebook, tmp_path, how):
     bad = {"fails": "1 / 0", "killed": f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})"}
     options = {"late": {"minutes": 0.02}, "stopped": {"watch": lambda: "others are better"}}.get(how, {})

@@ -8,16 +8,15 @@ from clipsent_nb import robustness as chapter
 from clipsent_nb.corruptions import CORRUPTIONS
 from clipsent_nb.files import ClipsentError, Workspace, read_table
 from clipsent_nb.robustness import CorruptionSettings, Robustness, describe_drops, robustness, score_drops
-from clipsent_nb.train import sample_run
 
 MILD = CorruptionSettings("noise")
 FOLDER = "outputs/optimize/robustness_ln"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("robustness") / "sample")
-    return workspace, sample_run(workspace.project_root, epochs=1).folder
+def trained(tmp_path_factory, fresh_run):
+    root = fresh_run(tmp_path_factory.mktemp("robustness") / "sample")
+    return Workspace(root), root / "outputs/optimize/clip"
 
 
 def predictions_of(truth, wrong):

@@ -16,14 +16,13 @@ import pandas as pd
 import pytest
 import torch
 
-from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.data import read_split
 from clipsent_nb.encoders import load_encoder
 from clipsent_nb.features import refuse_small_disk, set_mode
-from clipsent_nb.files import ClipsentError, Workspace, locked, read_json
+from clipsent_nb.files import ClipsentError, locked, read_json
 from clipsent_nb.grid import optimize
 from clipsent_nb.model import DualEncoderClassifier, read_weights
 from clipsent_nb.runs import PRESETS, Run, TrainConfig
-from clipsent_nb.sample import make_sample
 from clipsent_nb.state import State, load_inputs
 from clipsent_nb.train import fit
 from clipsent_nb.trained import TrainedModel
@@ -32,10 +31,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = make_sample(tmp_path_factory.mktemp("posts") / "sample")
-    make_splits(Workspace(root), val_ratio=0.2)
-    return root
+def root(tmp_path_factory, fresh_sample) -> Path:
+    return fresh_sample(tmp_path_factory.mktemp("posts") / "sample")
 
 
 @pytest.fixture
@@ -252,17 +249,15 @@ def test_early_stop_counts_epochs_without_a_better_score(config):
     assert run.metrics["epochs"] == run.metrics["best_epoch"] + 1 < 12
 
 
-@pytest.mark.parametrize("loss", ["ce", "focal", "cb", "combo"])
-@pytest.mark.parametrize("head_variant", ["base", "gated"])
+@pytest.mark.parametrize("loss, head_variant", [("ce", "base"), ("focal", "gated"), ("cb", "base"), ("combo", "gated")])
 def test_every_loss_and_precision_trains(config, loss, head_variant):
     run = fit(replace(config, epochs=1, loss=loss, head_variant=head_variant, precision="bf16"))
     assert run.config["computed_in"] == "bfloat16"
     assert 0 < run.history.train_loss[0] < 5
 
 
-def test_changed_post_does_not_continue(config, root, tmp_path):
-    copy = make_sample(tmp_path / "posts")
-    make_splits(Workspace(copy), val_ratio=0.2)
+def test_changed_post_does_not_continue(config, tmp_path, fresh_sample):
+    copy = fresh_sample(tmp_path / "posts")
     config = replace(config, project_root=copy, output_dir=Path("run"))
     with pytest.raises(Killed):
         fit(config, kill_at(1, 3))
@@ -302,7 +297,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(config, root):
     assert (config.output_dir / "metrics.json").exists()
 
 
-@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("saved", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_kill_between_best_weights_and_state(config, tmp_path, monkeypatch, saved):
     config = replace(config, epochs=3)
     undisturbed = fit(replace(config, output_dir=tmp_path / "undisturbed"))
@@ -337,7 +332,7 @@ def answers(run: Run) -> pd.DataFrame:
     return run.predictions[["p_negative", "p_neutral", "p_positive"]]
 
 
-@pytest.mark.parametrize("image_aug", [False, True])
+@pytest.mark.parametrize("image_aug", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_cached_activations_equal_the_uncached_path(config, tmp_path, image_aug):
     config = replace(config, trainable_blocks=1, epochs=2, precision="fp32", image_aug=image_aug)
     runs = {}
@@ -373,7 +368,7 @@ def test_activations_are_computed_once_and_only_where_there_is_room(config, tmp_
     assert "computed in every epoch" in caplog.text
 
 
-@pytest.mark.parametrize("image_aug", [False, True])
+@pytest.mark.parametrize("image_aug", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_micro_batches_change_no_number(config, tmp_path, image_aug):
     config = replace(config, epochs=2, freeze_epochs=0, precision="fp32", image_aug=image_aug)
     whole = fit(config)
@@ -451,9 +446,8 @@ def test_renamed_copies_are_a_leak(config, root, tmp_path):
     assert run.metrics["leaked"] and run.metrics["unseen_val_posts"] == 0
 
 
-def test_a_changed_text_is_another_run(config, tmp_path):
-    copy = make_sample(tmp_path / "posts")
-    make_splits(Workspace(copy), val_ratio=0.2)
+def test_a_changed_text_is_another_run(config, tmp_path, fresh_sample):
+    copy = fresh_sample(tmp_path / "posts")
     config = replace(config, project_root=copy, output_dir=Path("run"), epochs=1)
     fit(config)
     assert fit(config).found

@@ -69,12 +69,12 @@ from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import Plan, choose_steps, make_calls, read_settings, refuse_lacking, run_stage, step_inputs
 from clipsent_nb.state import load_inputs, sample_config
 from clipsent_nb.stats import compare_seeds, cross_fit_epoch, halve_groups, rank_runs, seeds_interval, verdict
-from clipsent_nb.train import fit, sample_run
+from clipsent_nb.train import fit
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    return sample_run(tmp_path_factory.mktemp("field") / "root", epochs=1)
+def run(tmp_path_factory, fresh_run) -> Run:
+    return Run.load(fresh_run(tmp_path_factory.mktemp("field") / "root") / "outputs/optimize/clip")
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_one_is_no_plural(number, text):
     assert write_count(number, "post") == text
 
 
-def test_no_sentence_of_a_small_project_has_a_plural_of_one(root, tmp_path, caplog):
+def test_no_sentence_of_a_small_project_has_a_plural_of_one(root, tmp_path, caplog, fresh_sample):
     caplog.set_level("INFO", "clipsent_nb")
     config = VariantConfig(project_root=root, model_name=root / "tiny_clip")
     said = [heads(config, variants="ln", seeds=1, execution=Execution(dry_run=True))]
-    small = make_sample(tmp_path / "small")
+    small = fresh_sample(tmp_path / "small")
     shutil.copy(next((small / "data").glob("*.jpg")), small / "data/stray.jpg")
     said.append(str(make_splits(Workspace(small))))
     said.append(run_stage(None, Workspace(small), only="splits"))

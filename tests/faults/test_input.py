@@ -29,7 +29,7 @@ from clipsent_nb.predict import Classifier
 from clipsent_nb.runs import RUN_FORMAT, Run, TrainConfig, warn_of_changes
 from clipsent_nb.sample import make_sample, tiny_clip
 from clipsent_nb.state import load_inputs, sample_config
-from clipsent_nb.train import fit, sample_run
+from clipsent_nb.train import fit
 
 torch.set_num_threads(1)
 GUID = "1"  # of the post that is spoilt
@@ -440,8 +440,8 @@ def test_a_loss_that_is_no_number_any_more_names_posts_and_remedy(split, learnin
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    return sample_run(tmp_path_factory.mktemp("trained") / "sample", epochs=1)
+def run(tmp_path_factory, fresh_run) -> Run:
+    return Run.load(fresh_run(tmp_path_factory.mktemp("trained") / "sample") / "outputs/optimize/clip")
 
 
 @pytest.fixture

@@ -185,7 +185,9 @@ def test_refused_connection(cache, monkeypatch, caplog):
     assert not cache.exists() or not any(cache.iterdir())
 
 
-@pytest.mark.parametrize("place, fault", [("api/models", silence), (WEIGHTS, trickle)])
+@pytest.mark.parametrize(
+    "place, fault", [(WEIGHTS, trickle), pytest.param("api/models", silence, marks=pytest.mark.slow)]
+)
 def test_patience_bounds_a_hub_that_hangs(hub, cache, place, fault):
     hub.fail(place, fault)
     began = time.monotonic()

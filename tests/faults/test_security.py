@@ -41,9 +41,8 @@ from clipsent_nb.model import read_weights
 from clipsent_nb.posts import Problem, audit_table
 from clipsent_nb.report import execute, write_page
 from clipsent_nb.runs import Run
-from clipsent_nb.sample import make_sample
 from clipsent_nb.state import sample_config
-from clipsent_nb.train import fit, sample_run
+from clipsent_nb.train import fit
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no file can be called <img> there")
 torch.set_num_threads(1)
@@ -164,10 +163,9 @@ def plant(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
+def root(tmp_path_factory, fresh_sample) -> Path:
     "A project whose texts are payloads, with a trained run and runs that are named by payloads."
-    root = tmp_path_factory.mktemp("security") / "sample"
-    make_splits(Workspace(make_sample(root)), val_ratio=0.2)
+    root = fresh_sample(tmp_path_factory.mktemp("security") / "sample")
     plant(root)
     run = fit(sample_config(root, epochs=1, output_dir=OPTIMIZE / "clip"))
     fit(sample_config(root, epochs=1, head_variant="base", output_dir=OPTIMIZE / "baseline"))
@@ -329,10 +327,9 @@ def formulas_in(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def formula_root(tmp_path_factory) -> Path:
+def formula_root(tmp_path_factory, fresh_run) -> Path:
     "A project whose texts are formulas."
-    root = tmp_path_factory.mktemp("formulas") / "sample"
-    sample_run(root, epochs=1)
+    root = fresh_run(tmp_path_factory.mktemp("formulas") / "sample")
     for part in ("train", "val"):
         for number, path in enumerate(read_split(root / f"outputs/splits/{part}.csv").text_path):
             (root / path).write_text(f"{FORMULAS[number % len(FORMULAS)]} so happy, {number} days!", encoding="utf-8")
