@@ -238,6 +238,25 @@ def test_folds_of_ones_own_are_kept(folder, tmp_path):
     assert (splits / "val.csv").read_bytes() == (splits / "fold_0/val.csv").read_bytes()
 
 
+def test_folds_of_ones_own_leave_the_test_posts_out(folder, tmp_path):
+    folds = ["test" if number % 4 == 3 else str(number % 4) for number in range(36)]
+    table_of(folder).assign(fold=folds).to_csv(tmp_path / "p.csv", index=False)
+    make_splits(Workspace(tmp_path, data_root=folder), table=tmp_path / "p.csv")
+    splits = tmp_path / "outputs/splits"
+    assert len(read_split(splits / "test.csv")) == 9
+    for fold in range(3):
+        assert {int(guid) % 4 for guid in read_split(splits / f"fold_{fold}/val.csv").guid} == {fold}
+        assert {int(guid) % 4 for guid in read_split(splits / f"fold_{fold}/train.csv").guid} == {0, 1, 2} - {fold}
+
+
+def test_posts_are_divided_by_the_seed_that_help_names(folder, tmp_path):
+    written = {}
+    for name, given in {"default": {}, "42": {"seed": 42}, "43": {"seed": 43}}.items():
+        make_splits(Workspace(tmp_path / name, data_root=folder), val_ratio=0.25, **given)
+        written[name] = (tmp_path / name / "outputs/splits/val.csv").read_bytes()
+    assert written["default"] == written["42"] != written["43"]
+
+
 def divide(root, **parts):
     (root / "10-flod-1").mkdir(exist_ok=True)
     for name, content in parts.items():
