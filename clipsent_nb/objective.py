@@ -364,13 +364,18 @@ def plot_confusion(
     axis: "Axes | None" = None,  # Where to draw; a new figure when None
     labels: Sequence[str] = LABELS,  # Names of the classes, in class order [C]
 ) -> "Axes":
-    "A heat map of true against predicted classes: the number of posts and their share of the true class."
+    """A heat map of true against predicted classes: the number of posts and their share of the true class.
+
+    The figure of a given axis grows if its cells would be too small to read. From 13 classes on colours stand alone.
+    """
     import matplotlib.pyplot as plt
     import seaborn as sns
     from sklearn.metrics import confusion_matrix
 
-    wide = max(0, len(labels) - 5) / 2  # inches more than for a few classes
-    axis = axis or plt.subplots(figsize=(4.6 + wide, 3.6 + wide))[1]
+    axis = axis or plt.subplots(figsize=(4.6, 3.6))[1]
+    place, (width, height) = axis.get_position(), axis.figure.get_size_inches()
+    needed = len(labels) * (0.55 if len(labels) <= 12 else 0.25)  # inches, for two lines in a cell or a name beside it
+    axis.figure.set_size_inches(max(width, needed / place.width / 0.75), max(height, needed / place.height))
     y_true = check_ids(y_true, "y_true", labels=labels)
     y_pred = check_ids(y_pred, "y_pred", len(y_true), labels)
     counts = confusion_matrix(y_true, y_pred, labels=range(len(labels)))

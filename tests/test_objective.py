@@ -273,3 +273,19 @@ def test_plots_draw_on_the_axis_they_are_given():
     assert obj.plot_reliability(y_true, probs, axis=axes[1]) is axes[1]
     assert axes[0].get_xlabel() and axes[1].get_ylabel()
     plt.close(fig)
+
+
+@pytest.mark.parametrize("classes", [3, 7, 12])
+def test_no_two_numbers_of_a_confusion_matrix_overlap_beside_another_panel(classes):
+    import matplotlib.pyplot as plt
+
+    names, truth = [f"class {number}" for number in range(classes)], np.repeat(np.arange(classes), classes)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 3.6))
+    obj.plot_confusion(truth, np.tile(np.arange(classes), classes), panels[1], names)
+    panels[1].set_title("validation posts")
+    figure.tight_layout()
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in panels[1].texts]
+    plt.close(figure)
+    assert len(boxes) == classes**2
+    assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
