@@ -135,6 +135,10 @@ EQUIVALENT = {
         "posts",
         "return pairs[pairs.part.notna() & ~bare].reset_index(drop=False), problems",
     ): "the columns of a split are taken by name",
+    (
+        "posts",
+        "return pairs.assign(**filled)[kept].reset_index(drop=False), problems",
+    ): "the columns of a split are taken by name",
     ("state", "epochs=13,"): "settings for the sample; others near them do as well",
     ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
     (
