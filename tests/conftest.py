@@ -12,8 +12,8 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    "Notebooks take longest, so they start first."
-    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+    "Notebooks and the wheel take longest, so they start first."
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_notebooks", "tests/test_wheel")))
 
 
 @pytest.fixture(scope="session")
