@@ -139,6 +139,10 @@ EQUIVALENT = {
         "posts",
         "return pairs.assign(**filled)[kept].reset_index(drop=False), problems",
     ): "the columns of a split are taken by name",
+    (
+        "trained",
+        "if not encoder or ((len(inputs)) <= (ENCODING_BATCH)):  # fewer are computed as many",
+    ): "features that are kept and features that are computed are the same",
     ("state", "epochs=13,"): "settings for the sample; others near them do as well",
     ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
     (
