@@ -143,6 +143,10 @@ EQUIVALENT = {
         "trained",
         "if not encoder or ((len(inputs)) <= (ENCODING_BATCH)):  # fewer are computed as many",
     ): "features that are kept and features that are computed are the same",
+    (
+        "errors",
+        "min_count: AtLeastOne = 21,  # Posts that a bucket or slice needs before something is concluded from it",
+    ): "how many are enough is a choice",
     ("state", "epochs=13,"): "settings for the sample; others near them do as well",
     ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
     (

@@ -462,7 +462,7 @@ def test_a_changed_text_is_another_run(config, tmp_path, fresh_sample):
 def test_two_processes_give_the_scores_of_one(config, tmp_path):
     flags = ["optimize", "--project-root", str(config.project_root), "--model-name", "tiny_clip", "--epochs", "3"]
     flags += ["--batch-size", "16", "--lr", "1e-3", "--use-cosine", "--warmup-ratio", "0.1", "--precision", "fp32"]
-    settings = {"precision": "fp32", "early_stop": 3}
+    settings = {"precision": "fp32", "early_stop": 3, "epochs": 3}
     for extra in ({}, {"image_aug": True}, {"trainable_blocks": 1}):
         one = fit(replace(config, **settings, **extra, output_dir=tmp_path / f"one{len(extra)}{list(extra)}"))
         more = [
