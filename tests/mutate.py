@@ -9,7 +9,8 @@ A mutant is a copy of the package with one change: another operator, comparison 
 turned round, a statement or an argument left out. It is caught if a fast test of its module or an assert of its notebook
 fails, or if they take three times as long as usual. The sample depends on the seed and on the module's own code alone.
 Changes in messages, annotations and the looks of plots do not count. A survivor that changes nothing that anybody could
-notice is explained in `EQUIVALENT`; any other one asks for an assert.
+notice is explained in `EQUIVALENT`; any other one asks for an assert. On 2026-11-27, of 100 mutants 84 were caught,
+and 3 more by the tests that survivors asked for; 13 are explained.
 """
 
 import argparse
@@ -147,6 +148,7 @@ EQUIVALENT = {
         "errors",
         "min_count: AtLeastOne = 21,  # Posts that a bucket or slice needs before something is concluded from it",
     ): "how many are enough is a choice",
+    ("badcases", 'image.save(buffer, "JPEG", )'): "how finely a thumbnail is kept",
     ("state", "epochs=13,"): "settings for the sample; others near them do as well",
     ("state", "early_stop=0,"): "settings for the sample; others near them do as well",
     (

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
-from clipsent_nb.cli import COMMANDS, bind_values, main, read_flags, settable
+from clipsent_nb.cli import COMMANDS, bind_values, load, main, read_flags, settable
 from clipsent_nb.files import ClipsentError, Workspace
 from clipsent_nb.sample import make_sample
 
@@ -121,3 +122,9 @@ def test_help_explains_every_command(name, capsys):
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"usage: clipsent {name}" in shown and Path.cwd().as_posix() not in shown
+
+
+def test_a_report_is_written_unless_somebody_says_no():
+    parameters = [signature(load(name)).parameters for name in COMMANDS]
+    defaults = [found["report"].default for found in parameters if "report" in found]
+    assert len(defaults) >= 6 and all(default is True for default in defaults)
