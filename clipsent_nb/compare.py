@@ -476,7 +476,7 @@ def refuse_changed(
     first: str,  # Whose content it is
 ) -> None:
     "Raise ClipsentError if a run answered posts whose labels, texts or pictures are not these."
-    own = run.content("val_csv")
+    own = run.config["identity"].get("content of val_csv")
     if own and content and own != content:
         what = f"answered other labels, texts or pictures than {first}, though the posts have the same names"
         raise ClipsentError(run.folder, what, todo="train it again with --overwrite")
@@ -493,7 +493,7 @@ def comparable_runs(
     folder, baseline = config.resolve(config.output_dir), None
     if (folder / "metrics.json").is_file() and not config.overwrite:
         baseline = Run.load(folder)
-        classes, content = baseline.classes, baseline.content("val_csv")
+        classes, content = baseline.classes, baseline.config["identity"].get("content of val_csv")
     else:
         path = config.resolve(config.val_csv)
         split, classes, content = read_split(path), find_labels(path), posts_fingerprint(config, "val_csv")

@@ -130,7 +130,7 @@ def gather_candidates(
         if run.classes != classes:
             raise ClipsentError(run.folder, f"tells other classes apart than {runs[0].folder}", todo="leave it out")
         rows, epochs = find_rows(run, posts), run.epoch_probabilities
-        refuse_changed(run, runs[0].content("val_csv"), runs[0].folder.name)
+        refuse_changed(run, runs[0].config["identity"].get("content of val_csv"), runs[0].folder.name)
         table = run.probabilities[rows]
         found.append(Candidate(run.folder.name, table, table[None] if epochs is None else epochs[:, rows], run))
     if words:

@@ -157,9 +157,8 @@ def total_variance(
     """
     seeded = [mean for mean in means if mean.seeds > 1]
     posts, within = (shifts**2).sum(), sum(mean.within for mean in seeded)
-    variance = max(posts - within, posts / 2) + sum(
-        mean.between for mean in seeded
-    )  # half, should the seeds just agree
+    between = sum(mean.between for mean in seeded)
+    variance = max(posts - within, posts / 2) + between  # half of it stays: seeds may agree by chance
     doubt = sum(mean.between**2 / (mean.seeds - 1) for mean in seeded)
     if len(seeded) == 1 and variance > 0:
         doubt /= max(seeded[0].between / variance, 0.5)
