@@ -6,9 +6,11 @@
 __all__ = ['tracked']
 
 # %% ../nbs/04f_tracking.ipynb #c19549cd
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 from clipsent_nb.features import process_state
 from clipsent_nb.files import ClipsentError, read_json
@@ -19,20 +21,44 @@ def numbers_of(values: Mapping[str, object]) -> dict[str, float]:
     "Those of the values that are numbers; a tracker draws no others."
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
+# %% ../nbs/04f_tracking.ipynb #3a4cc5f6
+def make_tracker(
+    library: str,  # One of those that `TrainConfig.tracker` takes
+    run: str,
+    folder: Path,  # What is kept on this machine goes there
+) -> "accelerate.tracking.GeneralTracker":  # noqa: F821
+    "A tracker that adds nothing of this machine; not started."
+    from accelerate import tracking
+
+    if library == "tensorboard":
+        return tracking.TensorBoardTracker(run, logging_dir=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if library == "mlflow":
+        import mlflow
+
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            mlflow.set_tracking_uri(f"sqlite:///{folder.as_posix()}/mlflow.db")
+        unsaid = {f"mlflow.{name}": "" for name in ("user", "source.name", "source.git.commit")}
+        return tracking.MLflowTracker("clipsent", run_name=run, tags=unsaid)
+    if library == "wandb":
+        import wandb
+
+        private = wandb.Settings(
+            x_disable_meta=True, console="off", disable_code=True, disable_git=True, host="clipsent"
+        )
+        return tracking.WandBTracker("clipsent", name=run, dir=folder, settings=private)
+    return tracking.TrackioTracker("clipsent", name=run)
+
 # %% ../nbs/04f_tracking.ipynb #08778906
 def open_tracker(config: TrainConfig) -> "accelerate.tracking.GeneralTracker":  # noqa: F821
     """A started tracker that knows the settings.
 
     Raises ClipsentError if its library is not installed.
     """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
     if not find_spec(config.tracker):
         todo = f"run `pip install clipsent_nb[{config.tracker}]`"
         raise ClipsentError(f"--tracker {config.tracker}", "needs a library that is not installed", todo=todo)
-    local = {"logging_dir": str(config.resolve("outputs/trackers"))}
-    options = local if config.tracker in ("tensorboard", "mlflow") else {}
-    tracker = LOGGER_TYPE_TO_CLASS[config.tracker](config.output_dir.name, **options)
+    tracker = make_tracker(config.tracker, config.output_dir.name, config.resolve("outputs/trackers"))
     tracker.start()
     values = {name: value for name, value in config_values(config).items() if name not in EXECUTION_ONLY}
     for name in ("model_name", "text_encoder", "image_encoder"):

@@ -86,6 +86,16 @@ def test_parameters_of_a_run_are_the_fields_of_the_configuration_with_their_valu
     )
 
 
+@pytest.mark.slow
+def test_the_pinned_versions_admit_all_extras_at_once():
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini")
+    extras = [name.removesuffix("_requirements") for name in settings["DEFAULT"] if name.endswith("_requirements")]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "-c", ROOT / "constraints.txt"]
+    pip = subprocess.run([*command, "-e", f"{ROOT}[{','.join(extras)}]"], capture_output=True, text=True)
+    assert pip.returncode == 0, pip.stderr[-2000:]
+
+
 def test_importing_the_package_and_the_command_line_is_light():
     code = "import sys, clipsent_nb.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,6 +1,9 @@
 """A tracker gets what history.csv and metrics.json hold, if it is asked for, and nothing of this machine."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +39,56 @@ def test_tensorboard_gets_curves_settings_and_final_scores_without_paths(tmp_pat
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     assert any(b"head_variant" in content for content in files)
     assert not any(str(tmp_path).encode() in content for content in files)
+
+
+SEND = """
+import sys
+from pathlib import Path
+from clipsent_nb.runs import TrainConfig
+from clipsent_nb.tracking import tracked
+
+for run in ("a", "b"):
+    with tracked(TrainConfig(tracker=sys.argv[1], project_root=Path(sys.argv[2]), output_dir=f"outputs/{run}")) as send:
+        send({"epoch": 1, "val_f1_macro": 0.5})
+        send({"epoch": 2, "val_f1_macro": 0.6})
+"""
+
+
+def send_two_runs(library: str, folder) -> None:
+    "In a process of its own, as these libraries keep threads and settings."
+    offline = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio"), "HOME": str(folder)}
+    subprocess.run([sys.executable, "-c", SEND, library, folder], check=True, cwd=folder, env=os.environ | offline)
+
+
+@pytest.mark.slow
+def test_mlflow_gets_two_runs_of_one_project_and_nothing_of_this_machine(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    send_two_runs("mlflow", tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/outputs/trackers/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("clipsent").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["a", "b"]
+    for run in runs:
+        values = client.get_metric_history(run.info.run_id, "val_f1_macro")
+        assert [(one.step, one.value) for one in values] == [(1, 0.5), (2, 0.6)]
+        said = json.dumps([run.data.tags, run.data.params])
+        assert run.data.tags["mlflow.user"] == "" and str(tmp_path) not in said and sys.executable not in said
+
+
+@pytest.mark.slow
+def test_wandb_gets_runs_and_nothing_of_this_machine(tmp_path):
+    pytest.importorskip("wandb")
+    send_two_runs("wandb", tmp_path)
+    sent = [path.read_bytes() for path in (tmp_path / "outputs/trackers/wandb").glob("offline-run-*/run-*.wandb")]
+    assert len(sent) == 2 and all(b"val_f1_macro" in content for content in sent)
+    assert not any(hidden.encode() in content for content in sent for hidden in (str(tmp_path), sys.executable))
+
+
+@pytest.mark.slow
+def test_trackio_gets_two_runs_of_one_project(tmp_path):
+    pytest.importorskip("trackio")
+    send_two_runs("trackio", tmp_path)
+    kept = [path.read_bytes() for path in (tmp_path / "trackio").rglob("*clipsent*.db")]
+    assert kept and b"val_f1_macro" in kept[0] and str(tmp_path).encode() not in kept[0]
 
 
 @pytest.mark.slow
