@@ -222,8 +222,9 @@ def write_card(
     folder: Path,  # A run folder with config.json and val_predictions.csv
     metrics: Mapping[str, object],  # metrics.json, which may still be missing there
     licence: str,  # Of the encoder, from `find_licence`
+    corruptions: Mapping[str, Mapping[str, object]] = {},  # What damage costs; see `describe_worst`
 ) -> None:
     "Write README.md into a run folder."
     predictions = read_predictions(folder / "val_predictions.csv")
     with atomic_write(folder / "README.md") as file:
-        file.write(model_card(folder.name, read_run_config(folder), metrics, predictions, licence))
+        file.write(model_card(folder.name, read_run_config(folder), metrics, predictions, licence, corruptions))

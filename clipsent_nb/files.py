@@ -24,7 +24,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import field, make_dataclass
 from functools import lru_cache, wraps
 from numbers import Number
@@ -154,21 +154,31 @@ def new_file_mode() -> int:
     return 0o666 & ~umask
 
 # %% ../nbs/00a_files.ipynb #e8138901
-HOST = re.sub(r"\W", "_", platform.node())[:50]
+def place_of_processes() -> str:
+    "Twelve digits that are the same in all processes that can see each other: of this machine, start and container."
+    parts = [platform.node()]
+    with suppress(OSError):  # not on Windows and macOS
+        parts += [os.readlink("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id").read_text()]
+    return hashlib.blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
+
+
+HOST = place_of_processes()
 _SWEPT: set[Path] = set()
 
 
 def sweep(folder: Path) -> None:
-    "Remove what killed processes of this machine left in a folder a day ago or earlier; each process looks once."
+    "Remove what killed processes left in a folder: of this place at once, of another after a week; each process looks once."
     import psutil
 
     if folder in _SWEPT:
         return
     _SWEPT.add(folder)
-    for path in folder.glob(f".*.{HOST}-*-*.tmp"):
-        old = time.time() - path.stat().st_mtime > 24 * 3600
-        if old and not psutil.pid_exists(int(path.name.rsplit("-", 2)[1])):
-            path.unlink(missing_ok=True)
+    for path in folder.glob(".*-*-*.tmp"):
+        if found := re.fullmatch(r".*\.(\w+)-(\d+)-\w+\.tmp", path.name):
+            with suppress(FileNotFoundError):  # another process removed it
+                old = time.time() - path.stat().st_mtime > 7 * 24 * 3600
+                if old or (found[1] == HOST and not psutil.pid_exists(int(found[2]))):
+                    path.unlink()
 
 # %% ../nbs/00a_files.ipynb #f30cb547
 @contextmanager

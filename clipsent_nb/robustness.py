@@ -515,6 +515,20 @@ def write_example(
     with atomic_write(folder / "example.txt") as file:
         file.write(max(probe.texts[:100], key=len))
 
+# %% ../nbs/08_robustness.ipynb #ead3b2a1
+import os
+
+from clipsent_nb.card import find_licence, write_card
+
+
+def tell_card(
+    folder: Path,  # Of the weights
+    corruptions: Mapping[str, Mapping[str, object]],  # What damage costs; see `describe_worst`
+) -> None:
+    "Write the model card of a finished run again, with the damage that costs most."
+    if (folder / "metrics.json").is_file() and os.access(folder, os.W_OK):
+        write_card(folder, read_json(folder / "metrics.json"), find_licence(folder), corruptions)
+
 # %% ../nbs/08_robustness.ipynb #228e0518
 from .files import locked, write_json
 from .report import make_page
@@ -550,6 +564,9 @@ def robustness(
         about |= {"met_posts": None if met is None else len(met), "leaked": None if met is None else bool(met)}
         write_example(probe, folder)
         write_csv(conditions, folder / "robustness.csv")
-        write_json(folder / "robustness_metrics.json", gather_metrics(conditions, summary) | about)
+        measured = gather_metrics(conditions, summary) | about
+        write_json(folder / "robustness_metrics.json", measured)
+        if val_csv is None and about["leaked"] is False:
+            tell_card(weights.parent, measured["corruptions"])
         page = make_page("robustness", folder, {"folder": str(folder)}, report)
     return replace(Robustness.load(folder), page=page)

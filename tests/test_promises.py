@@ -222,14 +222,22 @@ def test_a_long_name_in_chinese_can_be_written_as_the_disk_counts_bytes(tmp_path
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_temporary_files_of_another_container_are_left_alone_for_a_day(tmp_path):
-    for age, stays in ((3600, True), (25 * 3600, False)):
-        path = tmp_path / f".a.csv.{files.HOST}-999999999-x.tmp"
-        path.write_text("")
-        os.utime(path, (time.time() - age,) * 2)
-        files._SWEPT.discard(tmp_path)
-        files.sweep(tmp_path)
-        assert path.is_file() == stays
+@pytest.mark.parametrize(
+    ("place", "process", "days", "stays"),
+    [
+        (files.HOST, 999999999, 0, False),  # killed, and nobody else's
+        (files.HOST, os.getpid(), 0, True),
+        ("0123456789ab", 999999999, 6, True),  # another container's processes cannot be seen
+        ("0123456789ab", 999999999, 8, False),
+        ("vm", 999999999, 8, False),  # of version 0.1.0
+    ],
+)
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, place, process, days, stays):
+    path = tmp_path / f".a.csv.{place}-{process}-x.tmp"
+    path.write_text("")
+    os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    files.sweep(tmp_path)
+    assert path.is_file() == stays
 
 
 # -- one way for each thing

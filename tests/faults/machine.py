@@ -185,12 +185,26 @@ def digest(raw: bytes) -> str:
     return blake2b(raw, digest_size=8).hexdigest()
 
 
+def kept_rows(store: Path) -> dict[str, str]:
+    "The rows of a store by their keys; processes that fill one together write them in any order."
+    lines = [line.split() for line in (store / "index.txt").read_text().splitlines()]
+    lengths = [int(length[0]) if length else 1 for _, *length in lines]
+    raw = next(path for path in store.iterdir() if path.suffix in (".u8", ".bin")).read_bytes()
+    size = len(raw) // max(sum(lengths), 1)  # bytes of an item
+    ends = [size * sum(lengths[: number + 1]) for number in range(len(lengths))]
+    pairs = zip(lines, lengths, ends, strict=True)
+    return {line[0]: digest(raw[end - size * length : end]) for line, length, end in pairs}
+
+
 def snapshot(root: Path) -> dict[str, object]:
     "Everything under outputs/ by its relative path, but what is only remembered; folders end in a slash."
     found = {}
     for path in sorted(path for path in (root / "outputs").rglob("*") if path.name != "digests.json"):
         name = path.relative_to(root).as_posix()
-        found |= {f"{name}/": None} if path.is_dir() else {name: content(path, root)}
+        if path.is_dir():
+            found |= {f"{name}/": kept_rows(path) if (path / "index.txt").is_file() else None}
+        elif not (path.parent / "index.txt").is_file():
+            found[name] = content(path, root)
     return found
 
 
