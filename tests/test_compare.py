@@ -386,8 +386,10 @@ def test_only_a_soup_is_flattered_by_the_posts_that_chose_it(project):
         assert ("whose epochs these posts chose" in describe_settings(made, base)) is flattered
 
 
-def test_a_run_that_answered_posts_with_other_content_is_refused(project):
+@pytest.mark.parametrize("form", [1, 2])  # 1: of version 0.1.0, whose digests differ from ours and not among themselves
+def test_a_run_that_answered_posts_with_other_content_is_refused(project, form):
     run = Run.load(project / OPTIMIZE / "clip")
+    run = replace(run, config=run.config | {"format": form})
     own = run.config["identity"]["content of val_csv"]
     refuse_changed(run, own, "first"), refuse_changed(run, None, "first")
     with pytest.raises(ClipsentError, match="answered other labels, texts or pictures than first"):

@@ -80,6 +80,12 @@ def test_no_posts_give_an_empty_table(classifier):
     assert len(table) == 0 and table.dtypes.equals(one.dtypes)
 
 
+def test_posts_are_numbered_from_the_first_one_unless_told_otherwise(classifier):
+    for first in ((), (7,)):
+        with pytest.raises(ClipsentError, match=f"picture {sum(first)}: broken"):
+            classifier.memory_probabilities(["hi"], [b"no picture" * 99], *first)
+
+
 def test_a_picture_that_pillow_opened_and_cannot_read_is_named(classifier, root, tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(next((root / "data").glob("*.jpg")).read_bytes()[:900])
