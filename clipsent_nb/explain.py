@@ -299,7 +299,7 @@ def draw_explanation(
         for axis in (plain, hot):
             axis.imshow(explanation.picture, extent=(0, width, height, 0))
             axis.axis("off")
-        limit = np.abs(explanation.heat).max() or 1.0
+        limit = np.quantile(np.abs(explanation.heat), 0.99) or 1.0  # a single patch may outshine all others
         options = {"cmap": "coolwarm", "vmin": -limit, "vmax": limit, "alpha": 0.6, "interpolation": "bilinear"}
         hot.imshow(explanation.heat, extent=(0, width, height, 0), **options)
         plain.set_title("picture as the model sees it", fontsize=9)
