@@ -259,7 +259,7 @@ def explain(
     batch = inputs.batch([0], classifier.device)
     with torch.no_grad():
         features = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
-    probabilities = classifier.feature_probabilities(features)[0]
+    probabilities = classifier.answers(features, inputs)[0]
     number = model.labels.index(label) if label else int(probabilities.argmax())
     heat, method = picture_heat(model, features[0], batch["pixel_values"], number)
     words = pd.DataFrame(split_text(text), columns=["start", "end"])

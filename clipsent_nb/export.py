@@ -92,31 +92,39 @@ from collections.abc import Sequence
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.decoding import LONGEST_TEXT, open_image
+from clipsent_nb.posts import NO_PICTURE
 
 INPUTS = ("input_ids", "attention_mask", "pixels")
 
 
 def read_batch(
-    texts: Sequence[str],  # Raw texts, from `pair_posts`
+    texts: Sequence[str | None],  # Raw texts, from `pair_posts`
     images: Sequence[object],  # As many pictures; see `open_image`
     tokenizer: object,  # Of the library tokenizers, from `save_tokenizer`
     config: Mapping[str, object],  # Of an export
     first: int = 0,  # The number of the first post in messages
 ) -> dict[str, np.ndarray]:
-    """The inputs of the graph: int64 [B, L], int64 [B, L], uint8 [B, 3, H, W].
+    """The inputs of the graph: int64 [B, L], int64 [B, L], uint8 [B, 3, H, W]; and of a model that was trained to do
+    without a half, which halves are there: float32 [B, 2].
 
     Raises ClipsentError that names a picture that cannot be used.
     """
     rules = active_rules(config["cleaning"])
-    found = [one.ids for one in tokenizer.encode_batch([clean_text(text[:LONGEST_TEXT], rules) for text in texts])]
+    cleaned = [clean_text((text or "")[:LONGEST_TEXT], rules) for text in texts]
+    wordless, *found = [one.ids for one in tokenizer.encode_batch(["", *cleaned])]
     width = config["width"] or max([1, *map(len, found)])
     ids = np.full((len(found), width), config["pad_id"], dtype=np.int64)
     mask = np.full(ids.shape, int(config["width"] is not None), dtype=np.int64)
     for row, tokens in enumerate(found):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-    opened = [open_image(image, f"picture {number}") for number, image in enumerate(images, first)]
+    numbered = enumerate([NO_PICTURE if image is None else image for image in images], first)
+    opened = [open_image(image, f"picture {number}") for number, image in numbered]
     pixels = np.stack([picture_pixels(image, config["pictures"]) for image in opened])
-    return dict(zip(INPUTS, (ids, mask, pixels), strict=True))
+    batch = dict(zip(INPUTS, (ids, mask, pixels), strict=True))
+    if config.get("modality_dropout"):
+        given = [tokens != wordless for tokens in found], pixels.min(axis=(1, 2, 3)) < 255
+        batch["given"] = np.stack(given, axis=1).astype(np.float32)
+    return batch
 
 # %% ../nbs/11b_export.ipynb #c6b4ff4c
 if TYPE_CHECKING:
@@ -128,7 +136,7 @@ def write_graph(
     inputs: Mapping[str, np.ndarray],  # A batch of two posts, from `read_batch`
     path: Path,  # The file to write
 ) -> None:
-    "Write scaling, towers, head, adjustment and temperature as an ONNX graph from `INPUTS` to logits [B, C]."
+    "Write scaling, towers, head, adjustment and temperature as an ONNX graph from these inputs to logits [B, C]."
     import warnings
 
     import torch
@@ -142,13 +150,16 @@ def write_graph(
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids, attention_mask, pixels):
-            logits = self.model(input_ids, attention_mask, preprocessor.normalise(pixels))
-            return (logits + bias) / classifier.temperature
+        def forward(self, input_ids, attention_mask, pixels, given=None):
+            text, image = self.model.features(input_ids, attention_mask, preprocessor.normalise(pixels))
+            if given is not None:
+                text, image = text * given[:, :1], image * given[:, 1:]
+            return (self.model.head(text, image) + bias) / classifier.temperature
 
-    free = {name: {0: "batch", 1: "length"} for name in INPUTS[:2]} | {"pixels": {0: "batch"}, "logits": {0: "batch"}}
-    names = {"input_names": list(INPUTS), "output_names": ["logits"], "dynamic_axes": free}
-    tensors = tuple(torch.from_numpy(inputs[name]) for name in INPUTS)
+    free = {name: {0: "batch"} for name in [*inputs, "logits"]}
+    free |= {name: {0: "batch", 1: "length"} for name in INPUTS[:2]}
+    names = {"input_names": list(inputs), "output_names": ["logits"], "dynamic_axes": free}
+    tensors = tuple(map(torch.from_numpy, inputs.values()))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of what a trace cannot see; the answers are compared afterwards
         graph = Graph(classifier.model.float()).eval()
@@ -158,7 +169,7 @@ def write_graph(
 from clipsent_nb.cleaning import SWITCHES
 from clipsent_nb.files import first_line, write_json
 
-EXPORT_FORMAT = 1  # a later version that changes what is in an export counts up
+EXPORT_FORMAT = 2  # a later version that changes what is in an export counts up
 
 
 def write_export(
@@ -183,6 +194,8 @@ def write_export(
         "pictures": picture_settings(ImagePreprocessor.from_processor(classifier.image_processor)),
         "pad_id": padding.pad_id,
         "width": padding.width,
+        "may_lack": sorted(classifier.may_lack),
+        "modality_dropout": bool(classifier.config.get("modality_dropout")),
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(classifier.tokenizer, limit, folder / "tokenizer.json")
@@ -272,15 +285,19 @@ class OnnxClassifier:
 
     def predict(
         self,
-        texts: Iterable[str],  # Raw texts; cleaned as in training
-        images: Iterable[Path | str | bytes | np.ndarray | Image.Image],  # As many files, their bytes, or pictures
+        texts: Iterable[str | None],  # Raw texts; cleaned as in training; None as `Classifier.predict` takes it
+        images: Iterable[
+            Path | str | bytes | np.ndarray | Image.Image | None
+        ],  # As many files, their bytes, or pictures
         batch_size: int = 32,  # Posts that the model looks at together
     ) -> pd.DataFrame:
         """A row per post, in their order: pred_label, confidence and the probability of each class.
 
-        Raises ClipsentError that names the post if a picture is broken, a text is none, or one of the two is missing.
+        Raises ClipsentError that names the post if a picture is broken, a text is none, or a half is missing that the
+        model cannot do without.
         """
-        posts, found = pair_posts(texts, images, batch_size), [np.empty((0, len(self.config["labels"])))]
+        posts = pair_posts(texts, images, batch_size, self.config.get("may_lack", ()))
+        found = [np.empty((0, len(self.config["labels"])))]
         while block := list(islice(posts, batch_size)):
             first = sum(map(len, found))
             inputs = read_batch(*zip(*block, strict=True), self.tokenizer, self.config, first)

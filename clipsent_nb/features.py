@@ -333,18 +333,17 @@ def drop_modality(
     probability: float,  # That a post loses one of its halves, each as often
 ) -> tuple[Tensor, Tensor]:
     "The features with zeros in place of some texts and of some other pictures."
-    if not probability:
-        return text, image
     draw = torch.rand(len(text), 1, device=text.device)
     return text * (draw >= probability / 2), image * (draw < 1 - probability / 2)
 
 
 def blank_missing(
-    features: tuple[Tensor, Tensor],  # Text features and image features [N, width]
-    *halves: Sequence[object],  # Texts and pictures of the posts; None where a post has none
+    features: tuple[Tensor, Tensor],  # Text features and image features [B, width]
+    inputs: PairInputs,  # The posts
+    rows: np.ndarray | slice = slice(None),  # Which of them these are
 ) -> tuple[Tensor, ...]:
-    "The features with zeros for what a post lacks, as `drop_modality` has shown it in training."
-    given = [torch.tensor([[one is not None] for one in half]) for half in halves]
+    "The features with zeros for what a post lacks, as `drop_modality` leaves them."
+    given = [torch.from_numpy(inputs.given[tower][rows]).unsqueeze(1) for tower in TOWERS]
     return tuple(part * there.to(part.device) for part, there in zip(features, given, strict=True))
 
 # %% ../nbs/04b_features.ipynb #cfa513a4
@@ -396,7 +395,10 @@ class Features:
                 found = dict(zip(TOWERS, compute_batch(self, rows, seed), strict=True))
         found |= {tower: part[torch.from_numpy(rows).to(self.device)] for tower, part in kept.items()}
         torch.manual_seed(seed)  # of the head's dropout
-        return drop_modality(found["text"].float(), found["image"].float(), self.config.modality_dropout)
+        pair = found["text"].float(), found["image"].float()
+        if self.config.modality_dropout:
+            pair = drop_modality(*blank_missing(pair, self.inputs["train"], rows), self.config.modality_dropout)
+        return pair
 
     def val(self) -> tuple[Tensor, Tensor]:
         "Text and image features of all validation posts [N, width]; puts the model in evaluation mode."
@@ -405,7 +407,8 @@ class Features:
             where, around = (self.inputs["val"], self.device, self.dtype), partial(enter_blocks, self, "val")
             found = dict(zip(TOWERS, encode(self.model, *where, around=around, towers=towers), strict=True))
         found |= kept
-        return found["text"], found["image"]
+        pair = found["text"], found["image"]
+        return blank_missing(pair, self.inputs["val"]) if self.config.modality_dropout else pair
 
 # %% ../nbs/04b_features.ipynb #6b114e69
 def find_activations(features: Features, split: Literal["train", "val"]) -> dict[Tower, tuple[Ragged, np.ndarray]]:

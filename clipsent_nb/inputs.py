@@ -149,6 +149,7 @@ class PairInputs:
     preprocessor: ImagePreprocessor
     padding: Padding
     classes: tuple[str, ...] = LABELS  # the names of all classes, in the order of the ids
+    wordless: str = ""  # the key of a text without words
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -172,6 +173,13 @@ class PairInputs:
     def text_keys(self) -> list[str]:
         "A digest of the tokens of each text."
         return [digest(self.tokens[row].tobytes()) for row in range(len(self))]
+
+    @cached_property
+    def given(self) -> dict[str, np.ndarray]:
+        "Which posts have words, and which a picture that is not white throughout as its stand-in is: bool [N] each."
+        white = (self.pixels[:, :, 0, 0] == 255).all(axis=1)  # most pictures are told by one pixel
+        white[white] = [self.pixels[row].min() == 255 for row in np.flatnonzero(white)]
+        return {"text": np.array(self.text_keys) != self.wordless, "image": ~white[self.rows]}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -264,7 +272,8 @@ def inputs_from_memory(
     pixels = np.stack(pixels) if pixels else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
     labels, padding = np.full(len(texts), -1, dtype=np.int64), Padding.of(tokenizer, limit)
     rows, classes = np.arange(len(texts)), tuple(switches.get("labels", LABELS))
-    return PairInputs(posts, labels, tokens, pixels, rows, keys, preprocessor, padding, classes)
+    wordless = digest(tokenize([""], tokenizer, limit)[0].tobytes())
+    return PairInputs(posts, labels, tokens, pixels, rows, keys, preprocessor, padding, classes, wordless)
 
 # %% ../nbs/01_inputs.ipynb #4b0992a9
 def find_files(
@@ -360,8 +369,9 @@ def load_posts(
     classes = tuple(switches.get("labels", LABELS))
     labels = label_numbers(kept.label if "label" in kept else [""] * len(kept), kept.guid, classes)
     tokens, keys = tokens.take(text_rows[good]), [keys[i] for i in good]
-    padding = Padding.of(processors[0], text_limit(processors[0]))
-    return PairInputs(kept, labels, tokens, store.table.values, rows[good], keys, preprocessor, padding, classes)
+    limit, pixels = text_limit(processors[0]), store.table.values
+    padding, wordless = Padding.of(processors[0], limit), digest(tokenize([""], processors[0], limit)[0].tobytes())
+    return PairInputs(kept, labels, tokens, pixels, rows[good], keys, preprocessor, padding, classes, wordless)
 
 # %% ../nbs/01_inputs.ipynb #bd397266
 from . import __version__

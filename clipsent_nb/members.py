@@ -218,7 +218,7 @@ class Ensemble:
             known = {tower: features[key] for tower, key in keys.items() if key in features}
             found = one.encode(inputs[one.reading], batch_size, known)
             features |= dict(zip(keys.values(), found, strict=True))
-            parts.append(one.memory_answers(found, texts, images))
+            parts.append(one.answers(found, inputs[one.reading]))
         return self.combine(parts)
 
     def predict_posts(

@@ -177,12 +177,13 @@ from clipsent_nb.inputs import inputs_from_memory
 def encode_empty_post(
     probe: Probe,  # Has the model
 ) -> tuple[Tensor, Tensor]:
-    "Text features and image features [1, width] of a post with an empty text and a flat picture in the mean colour."
+    """Text features and image features [1, width] of a post with an empty text and a flat picture in the mean colour;
+    zeros if the model was trained to do without."""
     trained, preprocessor = probe.trained, probe.inputs.preprocessor
     flat = torch.tensor(preprocessor.mean).view(3, 1, 1).expand(3, *preprocessor.size) / preprocessor.scale
     picture = Image.fromarray(flat.round().byte().permute(1, 2, 0).numpy())
-    empty = inputs_from_memory([""], [picture], trained.processors, trained.config)
-    return trained.encode(empty)
+    text, image = trained.encode(inputs_from_memory([""], [picture], trained.processors, trained.config))
+    return (text * 0, image * 0) if trained.config.get("modality_dropout") else (text, image)
 
 # %% ../nbs/08_robustness.ipynb #505e0ba8
 import random
@@ -224,7 +225,7 @@ def predict_condition(
         text = encode_damaged_texts(probe, name, severity)
     elif severity and name in PAIRING_CORRUPTIONS:
         text, image = encode_broken_pairs(probe, name, severity)
-    return probe.trained.feature_probabilities((text, image)).argmax(axis=1)
+    return probe.trained.answers((text, image), probe.inputs).argmax(axis=1)
 
 # %% ../nbs/08_robustness.ipynb #eb3836e3
 from clipsent_nb.files import read_table

@@ -218,11 +218,16 @@ class TrainedModel:
         found = head_probabilities(self.model, features)
         return calibrate(found, self.adjustment, self.temperature)
 
+    def answers(self, features: tuple[Tensor, Tensor], inputs: PairInputs) -> np.ndarray:
+        "Class probabilities [N, C] of prepared posts from their features, which may be altered."
+        dropped = bool(self.config.get("modality_dropout"))
+        return self.feature_probabilities(blank_missing(features, inputs) if dropped else features)
+
     def probabilities(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> np.ndarray:
         "Class probabilities [N, C] of prepared posts."
         if not len(inputs):
             return np.empty((0, len(self.labels)))
-        return self.feature_probabilities(self.encode(inputs, batch_size))
+        return self.answers(self.encode(inputs, batch_size), inputs)
 
     @cached_property
     def may_lack(self) -> set[Tower]:
@@ -245,11 +250,6 @@ class TrainedModel:
         words, pictures = [text or "" for text in texts], [NO_PICTURE if one is None else one for one in images]
         return inputs_from_memory(words, pictures, self.processors, self.config, first=first)
 
-    def memory_answers(self, features: tuple[Tensor, Tensor], texts: Sequence, images: Sequence) -> np.ndarray:
-        "Class probabilities [N, C] from features of posts in memory; None stands for what a post lacks."
-        dropped = bool(self.config.get("modality_dropout"))
-        return self.feature_probabilities(blank_missing(features, texts, images) if dropped else features)
-
     def memory_probabilities(
         self,
         texts: Sequence[str | None],  # Raw texts; None: the post has none, see `may_lack`
@@ -260,8 +260,7 @@ class TrainedModel:
         "Class probabilities [N, C] of posts in memory."
         if not len(texts):
             return np.empty((0, len(self.labels)))
-        features = self.encode(self.read_memory(texts, images, first), batch_size)
-        return self.memory_answers(features, texts, images)
+        return self.probabilities(self.read_memory(texts, images, first), batch_size)
 
     def read_posts(
         self, posts: pd.DataFrame | Path, workspace: Workspace = Workspace(), where: object = "posts"
@@ -283,5 +282,5 @@ class TrainedModel:
         inputs, probabilities = self.read_posts(posts, workspace, where), np.empty((0, len(self.labels)))
         if len(inputs):
             kept = self.find_kept(inputs, workspace.cache / "features")
-            probabilities = self.feature_probabilities(self.encode(inputs, batch_size, kept))
+            probabilities = self.answers(self.encode(inputs, batch_size, kept), inputs)
         return inputs.posts, prediction_table(inputs.posts, inputs.labels, probabilities, self.labels)

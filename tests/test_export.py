@@ -53,6 +53,7 @@ def pair(request, encoder, tmp_path_factory) -> tuple[SimpleNamespace, Path]:
         config={"hashtags": "keep"},
         adjustment={"tau": 0.5, "shares": [0.2, 0.1, 0.7]},
         temperature=1.7,
+        may_lack=set(),
     )
     folder = tmp_path_factory.mktemp("export") / "onnx"
     write_export(classifier, folder)

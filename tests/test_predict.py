@@ -19,8 +19,10 @@ from clipsent_nb import labelling
 from clipsent_nb.batches import Cluster
 from clipsent_nb.cli import main
 from clipsent_nb.data import read_split
+from clipsent_nb.export import OnnxClassifier, write_export
 from clipsent_nb.files import ClipsentError, Workspace, log, write_json
 from clipsent_nb.model import read_weights, write_weights
+from clipsent_nb.posts import NO_PICTURE
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.push import copy_public, find_robustness, push
 from clipsent_nb.sample import make_sample
@@ -373,6 +375,34 @@ def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(ro
     posts.loc[0, "image_digest"] = labelling.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
     posts.to_csv(stand_ins / "train_posts.csv", index=False)
     assert Classifier.load(stand_ins).may_lack == {"image"} and classifier.may_lack == set()
+
+
+def test_what_a_post_lacks_counts_alike_however_it_is_said(root, classifier, tmp_path):
+    picture, white = next((root / "data").glob("*.jpg")), Image.new("RGB", (30, 20), "white")
+    shutil.copytree(root / "data", tmp_path / "data")
+    (tmp_path / "a.txt").write_bytes(b""), (tmp_path / "b.txt").write_bytes(b"so good")
+    shutil.copy(picture, tmp_path / "a.jpg"), (tmp_path / "b.gif").write_bytes(NO_PICTURE)
+    rows = [("a", "a.txt", "a.jpg"), ("b", "b.txt", "b.gif")]
+    table = pd.DataFrame(rows, columns=["guid", "text_path", "image_path"])
+    own = trained_without(root, tmp_path / "dropped", modality_dropout=0.1)
+    model, features = Classifier.load(own), classifier.read_memory(["", "so good"], [picture, white])
+    text, image = classifier.encode(features)
+    zeros = (text * torch.tensor([[0.0], [1.0]]), image * torch.tensor([[1.0], [0.0]]))
+    write_export(model, tmp_path / "onnx")
+    answers = [
+        one.predict(texts, images).filter(like="p_")
+        for one in (model, OnnxClassifier.load(tmp_path / "onnx", threads=1))
+        for texts in ([None, "so good"], ["", "so good"])
+        for images in ([picture, None], [picture, white])
+    ]
+    answers.append(model.predict_posts(table, Workspace(tmp_path))[1].filter(like="p_"))
+    for found in answers:
+        np.testing.assert_allclose(found, model.feature_probabilities(zeros), atol=1e-5)
+    seen = classifier.predict(["", "so good"], [picture, white]).filter(
+        like="p_"
+    )  # trained without dropout: nothing lacks
+    np.testing.assert_allclose(seen, classifier.feature_probabilities((text, image)), atol=1e-5)
+    assert np.abs(seen.to_numpy() - answers[0].to_numpy()).max() > 1e-3
 
 
 def test_a_folder_in_an_old_encoding_is_labelled_with_a_warning_or_as_it_is_named(root, tmp_path, caplog):
