@@ -203,7 +203,7 @@ def augment_text(
 
     Raises ClipsentError if the table is unusable or a text cannot be read.
     """
-    check_output("--output-csv", output_csv, [workspace.resolve(badcase_csv)], workspace)
+    check_output("--output-csv", workspace.resolve(output_csv), [workspace.resolve(badcase_csv)], workspace)
     cases, output, rows = find_cases(badcase_csv, workspace), workspace.resolve(output_csv), []
     for case in cases.itertuples():
         text, _ = read_text(case.text_file, case.encoding)
@@ -283,7 +283,9 @@ def augment_images(
 
     Raises ClipsentError if the table is unusable or a picture is missing or broken.
     """
-    check_output("--output-dir", output_dir / IMAGE_COPIES.name, [workspace.resolve(badcase_csv)], workspace)
+    check_output(
+        "--output-dir", workspace.resolve(output_dir) / IMAGE_COPIES.name, [workspace.resolve(badcase_csv)], workspace
+    )
     cases, folder = find_cases(badcase_csv, workspace), workspace.resolve(output_dir)
     jobs = [(case, number) for case in cases.itertuples() for number in range(1, num_aug + 1)]
 
@@ -326,7 +328,7 @@ def make_copy_rows(
     altered = {"ia": ["image_path"], "ta": ["text_path", "encoding"]}[kind]
     rows = sources.set_index("guid").loc[copies.guid].reset_index()
     rows, problems = find_files(rows.assign(**{name: copies[name].to_numpy() for name in altered}), workspace)
-    settle_problems(problems, copies.guid.nunique(), "the sources of altered copies", workspace)  # both by guid
+    settle_problems(problems, copies.guid.nunique(), "altered copies or their sources", workspace)  # both by guid
     content = rows.text_digest + rows.image_digest
     rows = rows[~content.isin(train.text_digest + train.image_digest) & ~content.duplicated()]
     return rows.assign(guid=name_copies(rows.guid, kind, train.guid))[SPLIT_COLUMNS]
@@ -406,7 +408,7 @@ def merge(
     path, output, cases_csv, *others = (
         workspace.resolve(file) for file in (train_csv, output_csv, badcase_csv, badcase_image_csv, badcase_text_csv)
     )
-    check_output("--output-csv", output_csv, [path, cases_csv, *others], workspace)
+    check_output("--output-csv", output, [path, cases_csv, *others], workspace)
     train = refresh_content(read_split(path), workspace, path).reindex(columns=SPLIT_COLUMNS, fill_value="")
     cases = read_cases(cases_csv)
     sources = find_sources(cases, train, cases_csv, workspace).reindex(columns=SPLIT_COLUMNS, fill_value="")

@@ -341,9 +341,8 @@ def mine(
     if kind != "oof" and weights is None:
         raise ClipsentError("--weights", f"needed with {'--csv' if csv else '--source val'}, to predict the posts")
     path = config.resolve(file)
-    check_output(
-        "--output-csv", output_csv, [path, config.resolve(config.train_csv), config.resolve(config.val_csv)], config
-    )
+    splits = config.resolve(config.train_csv), config.resolve(config.val_csv)
+    check_output("--output-csv", config.resolve(output_csv), [path, *splits], config)
     if Path(output_csv).suffix != ".csv":
         raise ClipsentError(f"--output-csv {output_csv}", "not the name of a table", todo="give one that ends in .csv")
     heeded = {"oof": "train_csv", "val": "val_csv"}.get(kind)

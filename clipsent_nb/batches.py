@@ -433,7 +433,7 @@ def collect(
     folder = Path(folder)
     if not (folder / "cells.json").is_file():
         what = "no cells.json, so no comparison was started there"
-        raise ClipsentError(folder, what, todo="`clipsent grid` starts one")
+        raise ClipsentError(folder, what, todo="`clipsent grid`, `heads`, `recipes` and `preprocess` start one")
     rows, cells = [], read_cells(folder)
     for name, cell in zip(name_runs([cell["values"] for cell in cells]), cells, strict=True):
         scores = read_scores(folder / cell["name"]) if cell["state"] == "done" else {}

@@ -626,7 +626,7 @@ def compare(
     Raises ClipsentError for unusable settings or input, a leaked baseline, or a named run on other posts.
     """
     csv = config.resolve(output_csv)
-    check_output("--output-csv", output_csv, [], config)
+    check_output("--output-csv", csv, [], config)
     if csv.suffix != ".csv":
         raise ClipsentError(f"--output-csv {csv}", "not the name of a table", todo="give one that ends in .csv")
     comparable_runs(config, runs)  # before the long work

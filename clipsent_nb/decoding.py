@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNFIT', 'TRAINED_ON_BOTH', 'guess_encodings', 'is_legacy', 'decode_text', 'check_encoding', 'read_raw', 'read_text',
-           'formats_of', 'open_image', 'pair_posts']
+           'formats_of', 'name_picture', 'open_image', 'pair_posts']
 
 # %% ../nbs/00c_decoding.ipynb #240c919c
 import codecs
@@ -282,6 +282,11 @@ class _Content(io.BytesIO):
         return part
 
 
+def name_picture(image: object, number: int) -> str:
+    "What messages call the picture of a post in memory."
+    return f"picture {number}" + (f" ({str(image)[:200]})" if isinstance(image, Path | str) else "")
+
+
 def open_image(
     source: Path | str | bytes | IO | np.ndarray | Image.Image,  # A file, its bytes, an open one, pixels, or Pillow's
     name: Path | str | None = None,  # What to call it in errors; default: the source
@@ -303,7 +308,7 @@ def open_image(
             source = io.BytesIO(source)
         if hasattr(source, "seek"):
             source.seek(0)
-        content = _Content(source.read() if hasattr(source, "read") else Path(source).read_bytes())
+        content = _Content(source.read() if hasattr(source, "read") else Path(source).expanduser().read_bytes())
         formats = formats_of(content.getvalue()[:64], name or "picture")
         with Image.open(content, formats=formats) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -348,7 +353,7 @@ def pair_posts(
     them or with a text that is none.
     """
     for name, given in (("texts", texts), ("images", images)):
-        if isinstance(given, UNFIT) or not isinstance(given, Iterable):
+        if isinstance(given, UNFIT) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
             what, todo = f"are one {type(given).__name__}", "give lists, for one post predict([text], [image])"
             raise ClipsentError(name, what, todo=todo)
     if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
@@ -361,9 +366,12 @@ def _checked_posts(pairs: Iterable, may_lack: Collection[str]) -> Iterator[tuple
         if text is _MISSING or image is _MISSING:
             lacking = "text" if text is _MISSING else "picture"
             raise ClipsentError(f"post {number}", f"has no {lacking}", todo="give as many texts as pictures")
-        if image is None and (text is None or "image" not in may_lack):
-            raise ClipsentError(f"picture {number}", "is missing", todo=TRAINED_ON_BOTH)
-        if text is None and "text" in may_lack:
+        if text is None and image is None:
+            raise ClipsentError(f"post {number}", "has neither a text nor a picture")
+        for name, half, kind in (("picture", image, "image"), ("text", text, "text")):
+            if half is None and kind not in may_lack:
+                raise ClipsentError(f"{name} {number}", "is missing", todo=TRAINED_ON_BOTH)
+        if text is None:
             yield None, image
             continue
         if not isinstance(text, str):

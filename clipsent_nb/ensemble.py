@@ -123,10 +123,10 @@ def gather_candidates(
     posts, classes, found = validation_posts(runs[0]), runs[0].classes, []
     warn_of_changes(runs[0], workspace)
     for run in runs:
+        if run.config.get("kind") == "ensemble":
+            raise ClipsentError(run.folder, "is an ensemble or a soup", todo="give the runs that it was made of")
         if not (run.folder / "best.pt").is_file():
-            raise ClipsentError(
-                run.folder, "has no best.pt", todo="give runs that have kept their weights, no ensembles"
-            )
+            raise ClipsentError(run.folder, "has no best.pt", todo="give runs that have kept their weights")
         if run.classes != classes:
             raise ClipsentError(run.folder, f"tells other classes apart than {runs[0].folder}", todo="leave it out")
         rows, epochs = find_rows(run, posts), run.epoch_probabilities
@@ -444,14 +444,18 @@ class EnsembleReport:
     table: pd.DataFrame  # model, weight, macro_f1 (reported), cross_fitted (on posts that chose nothing), log_loss
     folder: Path
     metrics: dict[str, object]  # metrics.json
+    flattered: bool = False  # whether these posts chose the epochs of runs
 
     def __str__(self) -> str:
         floats = {name: "{:.3f}".format for name in self.table.select_dtypes("float")}
         lines = [self.table.to_string(index=False, formatters=floats, na_rep="")]
         low, high = self.metrics["cross_fitted_val_f1_macro_interval"]
         honest = f"macro-F1 {self.metrics['cross_fitted_val_f1_macro']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-        if self.table.model.iloc[-1].startswith("soup"):
-            lines.append(f"on posts that did not choose the soup, but the epochs of its runs, which flatters: {honest}")
+        if self.flattered:
+            kind = self.table.model.iloc[-1].split()[0]
+            lines.append(
+                f"on posts that did not choose the {kind}, but the epochs of its runs, which flatters: {honest}"
+            )
         else:
             lines.append(f"on posts that chose neither epochs nor weights: {honest}")
         lines.append("`clipsent compare` says whether a difference is more than luck")
@@ -566,4 +570,5 @@ def ensemble(
     last = {"model": name, "weight": np.nan, "macro_f1": metrics["best_val_f1_macro"]}
     last |= {"cross_fitted": metrics["cross_fitted_val_f1_macro"]}
     last |= {"log_loss": metrics.get("calibrated_val_nll", metrics["best_val_nll"])}
-    return EnsembleReport(pd.DataFrame([*rows, last]), target, metrics)
+    flattered = method == "soup" or any(run.epoch_probabilities is None for run in found)
+    return EnsembleReport(pd.DataFrame([*rows, last]), target, metrics, flattered)

@@ -251,6 +251,8 @@ def explain(
     Raises ClipsentError for a class that the model does not know, or a picture or text that cannot be used.
     """
     check_explainable(classifier)
+    if text is None or image is None:
+        raise ClipsentError("explain", "needs a text and a picture")
     [(text, image)] = pair_posts([text], [image], 1)
     model = classifier.model
     if label is not None and label not in model.labels:

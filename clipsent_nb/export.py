@@ -91,7 +91,7 @@ def save_tokenizer(
 from collections.abc import Sequence
 
 from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.decoding import LONGEST_TEXT, open_image
+from clipsent_nb.decoding import LONGEST_TEXT, name_picture, open_image
 from clipsent_nb.posts import NO_PICTURE
 
 INPUTS = ("input_ids", "attention_mask", "pixels")
@@ -118,7 +118,7 @@ def read_batch(
     for row, tokens in enumerate(found):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     numbered = enumerate([NO_PICTURE if image is None else image for image in images], first)
-    opened = [open_image(image, f"picture {number}") for number, image in numbered]
+    opened = [open_image(image, name_picture(image, number)) for number, image in numbered]
     pixels = np.stack([picture_pixels(image, config["pictures"]) for image in opened])
     batch = dict(zip(INPUTS, (ids, mask, pixels), strict=True))
     if config.get("modality_dropout"):
@@ -166,10 +166,18 @@ def write_graph(
         torch.onnx.export(graph, tensors, path, opset_version=18, dynamo=False, **names)
 
 # %% ../nbs/11b_export.ipynb #516bc54f
+import json
+
 from clipsent_nb.cleaning import SWITCHES
-from clipsent_nb.files import first_line, write_json
+from clipsent_nb.files import digest, first_line, write_json
 
 EXPORT_FORMAT = 2  # a later version that changes what is in an export counts up
+
+
+def mark_of(folder: Path, config: Mapping[str, object]) -> str:
+    "A digest of what reads posts for a graph, which the graph carries: parts of two exports would answer, and wrongly."
+    settings = {name: value for name, value in config.items() if name != "comparison"}
+    return digest(json.dumps(settings, sort_keys=True).encode() + (folder / "tokenizer.json").read_bytes())
 
 
 def write_export(
@@ -180,6 +188,7 @@ def write_export(
 
     Raises ClipsentError if tokenizer or image processor do what only transformers can do.
     """
+    import onnx
     from tokenizers import Tokenizer
 
     from clipsent_nb.caches import text_limit
@@ -202,6 +211,9 @@ def write_export(
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     sample = read_batch(["a good day", "a day"], [Image.new("RGB", (64, 48))] * 2, tokenizer, config)
     write_graph(classifier, sample, folder / "model.onnx")
+    graph = onnx.load(folder / "model.onnx")
+    graph.metadata_props.add(key="clipsent_nb", value=mark_of(folder, config))
+    onnx.save(graph, folder / "model.onnx")
     write_json(folder / "onnx.json", config)
 
 # %% ../nbs/11b_export.ipynb #5e8b4247
@@ -263,24 +275,28 @@ class OnnxClassifier:
     def load(
         cls,
         folder: Path | str,  # Written by `export`
-        threads: Annotated[int, Field(ge=0)] = 0,  # That compute; 0: one per core
+        threads: Annotated[int, Field(ge=0, le=1024)] = 0,  # That compute; 0: one per core
     ) -> "OnnxClassifier":
         """Load an exported model.
 
         Raises ClipsentError if the folder holds none, it is from a newer version, or a library is not installed.
         """
-        needed = ["labels", "cleaning", "pictures", "pad_id", "width"]
-        config = read_json(Path(folder) / "onnx.json", "`clipsent export` writes it", needed)
+        folder, needed = Path(folder).expanduser(), ["labels", "cleaning", "pictures", "pad_id", "width"]
+        config = read_json(folder / "onnx.json", "`clipsent export` writes it", needed)
         anew = "export the run again"
-        if not isinstance(config.get("format", 1), int):
-            raise ClipsentError(Path(folder) / "onnx.json", "damaged (its format is no number)", todo=anew)
+        if type(config.get("format", 1)) is not int:
+            raise ClipsentError(folder / "onnx.json", "damaged (its format is no number)", todo=anew)
         if config.get("format", 1) > EXPORT_FORMAT:
             raise ClipsentError(folder, "exported by a newer version of clipsent_nb", todo="update clipsent_nb")
-        session, tokenizer = open_session(Path(folder), threads)
+        session, tokenizer = open_session(folder, threads)
         classes, labels = session.get_outputs()[0].shape[-1], config["labels"]
         if not isinstance(labels, list) or classes != len(labels):
             what = f"names other classes than the {classes} of model.onnx"
-            raise ClipsentError(Path(folder) / "onnx.json", what, todo=anew)
+            raise ClipsentError(folder / "onnx.json", what, todo=anew)
+        mark = session.get_modelmeta().custom_metadata_map.get("clipsent_nb")
+        if config.get("format", 1) > 1 and mark != mark_of(folder, config):
+            what = "its three files are not of one export, or one of them was changed"
+            raise ClipsentError(folder, what, todo=f"copy all of them, or {anew}")
         return cls(session, tokenizer, config)
 
     def predict(

@@ -358,7 +358,7 @@ def read_toml(
         raw = path.read_bytes()
         return tomllib.loads(raw.decode(unicode_of(raw)), parse_float=_toml_number)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ClipsentError(f"{flag} {path}", "no such file") from error
+        raise ClipsentError(f"{flag} {path}", "is a folder" if path.is_dir() else "no such file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         todo = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise ClipsentError(f"{flag} {path}", f"not TOML ({first_line(error)})", todo=todo) from error
@@ -631,12 +631,12 @@ MODEL_MARKS = ("config.json", "metrics.json", "ensemble.json", "words.json", "on
 
 def check_output(
     flag: str,  # That names the file to write
-    output: Path,  # As it was given
+    output: Path,  # Where it is, not how the user named it
     inputs: Iterable[Path],  # Files and folders that are read
     workspace: Workspace,  # Where the posts are
 ) -> None:
     "Raise ClipsentError if a file to write is a folder, lies among the posts, or would replace what others rest on."
-    path, raw = workspace.resolve(output).resolve(), workspace.posts_root
+    path, raw = output.resolve(), workspace.posts_root
     if path.is_dir():
         raise ClipsentError(f"{flag} {path}", "is a folder", todo="give the name of a file")
     inputs = [file.resolve() for file in (*inputs, raw / "train.txt", raw / "test_without_label.txt")]

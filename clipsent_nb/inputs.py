@@ -33,7 +33,7 @@ from clipsent_nb.caches import (
 from .cleaning import active_rules, clean_text
 from .copies import find_copies, in_threads
 from .data import read_split, with_content
-from .decoding import LONGEST_TEXT, open_image, read_text
+from .decoding import LONGEST_TEXT, name_picture, open_image, read_text
 from .files import ClipsentError, Workspace, digest, first_few, log, read_table, write_count, write_csv
 from .labels import LABELS
 from .posts import Problem, post_file, settle_problems
@@ -264,8 +264,7 @@ def inputs_from_memory(
     preprocessor = ImagePreprocessor.from_processor(processors[1])
 
     def look(number: int) -> np.ndarray:
-        path = f" ({str(images[number])[:200]})" if isinstance(images[number], Path | str) else ""
-        return preprocessor.pixels(open_image(images[number], f"picture {first + number}{path}"))
+        return preprocessor.pixels(open_image(images[number], name_picture(images[number], first + number)))
 
     pixels = list(in_threads(look, range(len(images)), worker_count(workers)))
     keys, posts = [digest(row.tobytes()) for row in pixels], pd.DataFrame({"guid": map(str, range(len(texts)))})

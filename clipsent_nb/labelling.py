@@ -267,6 +267,7 @@ from collections import Counter
 
 from clipsent_nb.files import atomic_write, locked, read_table
 from clipsent_nb.posts import OF_NOBODY
+from clipsent_nb.runs import read_train_posts
 
 
 def join_parts(
@@ -306,8 +307,8 @@ def label_posts(
     engine: Engine,  # Answers the posts
 ) -> tuple[Counter, int]:
     "Answer posts part by part, and write both files; how many have each tag, and are abstained."
-    path, posts = outputs[0], classifier.folder and classifier.folder / "train_posts.csv"
-    met = set(read_table(posts).image_digest) - set(OF_NOBODY) if posts and posts.is_file() else set()
+    path, posts = outputs[0], read_train_posts(classifier.folder) if classifier.folder else None
+    met = set() if posts is None else set(posts.image_digest) - set(OF_NOBODY)
     folder, known = path.with_name(f".{path.name}.parts"), [model_state(Path(classifier.folder)), *how.values()]
     with locked(path.parent, "--output", f".{path.name}.lock"):
         files = answer_parts(engine, parts, source, folder, known, **how)

@@ -237,7 +237,7 @@ def write_stand_ins(workspace: Workspace) -> dict[str, str]:
 def find_pairs(
     rows: pd.DataFrame,  # From `check_list`: guid, label
     files: dict[str, dict[str, list[str]]],  # From `files_by_guid`
-    stand_ins: Mapping[str, str] = {},  # From `write_stand_ins`; none: a post without one of the two is left out
+    stand_ins: Mapping[str, str] = {},  # From `write_stand_ins`; a post that lacks what has none is left out
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """The pairs table and what is missing.
 
@@ -247,8 +247,7 @@ def find_pairs(
     for row in rows.itertuples():
         post = files.get(row.guid, {"text": [], "image": []})
         hint = "" if row.guid in files else _guess_name(row.guid, files, numbers)
-        whole = bool(post["text"] and post["image"])
-        kept = whole or bool(stand_ins and (post["text"] or post["image"]))
+        kept = any(post.values()) and all(post[kind] or kind in stand_ins for kind in ("text", "image"))
         for kind, suffix in (("text", "txt"), ("image", "jpg")):
             if not post[kind]:
                 name, done = f"data/{row.guid}.{suffix}", KEPT_HALF if kept else LEFT_OUT

@@ -139,11 +139,12 @@ class Classifier(PostReader, TrainedModel):
         return super().load(run, workspace, model_name, device)
 
 # %% ../nbs/11_predict.ipynb #4b86beb7
+from collections.abc import Set
 from dataclasses import replace
 
 from clipsent_nb.data import read_split
 from clipsent_nb.files import Workspace, check_output, first_few, write_count, write_together
-from clipsent_nb.posts import LEFT_OUT, LISTS, files_by_guid, find_pairs, read_list
+from clipsent_nb.posts import LEFT_OUT, LISTS, files_by_guid, find_pairs, read_list, write_stand_ins
 from clipsent_nb.trained import find_met_posts
 
 
@@ -151,6 +152,7 @@ def read_test_posts(
     workspace: Workspace,  # Its data root holds data/ and the list
     path: Path,  # Lines like 'guid,null', or a split file
     encoding: str = "auto",  # Of the list and of texts that are not UTF-8; auto: decided by their bytes
+    may_lack: Set[str] = frozenset(),  # What a post may be without
 ) -> pd.DataFrame:
     """The pairs table of the test posts, one row per line and in the same order.
 
@@ -164,7 +166,10 @@ def read_test_posts(
     rows, odd = read_list(path, **own)
     if rows.empty:
         raise ClipsentError(path, "no posts to label", todo="it should hold lines like 'guid,tag'")
-    pairs, missing = find_pairs(rows.assign(label=""), files_by_guid(workspace.posts_root / "data"))
+    stand_ins = (
+        {kind: path for kind, path in write_stand_ins(workspace).items() if kind in may_lack} if may_lack else {}
+    )
+    pairs, missing = find_pairs(rows.assign(label=""), files_by_guid(workspace.posts_root / "data"), stand_ins)
     lost = [f"{one.guid or one.file} ({one.what})" for one in [*odd, *missing] if one.done.startswith(LEFT_OUT)]
     if lost:
         what = f"no prediction file was written, because of {first_few(list(dict.fromkeys(lost)))}"
@@ -267,7 +272,7 @@ def label_listed(
 ) -> tuple[Counter, int]:
     "Answer the posts of a list through the caches, and write both files; how many have each tag, and are abstained."
     whole = replace(workspace, strict=True)  # a row that is left out would be missed
-    posts = read_test_posts(workspace, source, how["encoding"])
+    posts = read_test_posts(workspace, source, how["encoding"], classifier.may_lack)
     posts, table = classifier.predict_posts(posts, whole, source, how["batch_size"])
     table = table.rename(columns={"pred_label": "tag"}).assign(abstained=table.confidence < threshold)
     names = [f"p_{label}" for label in classifier.labels]
@@ -336,8 +341,9 @@ def predict_file(
     check_request(alone, test_file, encoding, abstain_below, coverage)
     check_reading(columns, cluster, whole, whole or (source.is_dir() and not is_saved_dataset(source)))
     outputs = path, path.with_name(f"{path.stem}_probabilities.csv")
+    inputs = [source, *map(workspace.resolve, (weights, *((image,) if image else ())))]
     for file in outputs:
-        check_output("--output", file, [source, workspace.resolve(weights)], workspace)
+        check_output("--output", file, inputs, workspace)
     if outputs[1].exists() and (others := find_twins(path)):
         what = f"{outputs[1].name} beside it belongs to {others[0].name}"
         raise ClipsentError(f"--output {path}", what, todo="choose another name")

@@ -540,6 +540,24 @@ def read_predictions(
         raise ClipsentError(path, f"not numbers ({first_line(error)})", todo="train the run again") from error
     return table if "group" in table else table.assign(group=table.guid)
 
+# %% ../nbs/04a_runs.ipynb #30de561d
+def read_train_posts(
+    folder: Path,  # Of a run or an ensemble
+) -> pd.DataFrame | None:
+    """By which digests the training posts are known; None in runs of older versions.
+
+    Raises ClipsentError if some of them are not listed.
+    """
+    path = folder / "train_posts.csv"
+    if not path.is_file():
+        return None
+    posts, metrics = read_table(path), folder / "metrics.json"
+    count = read_json(metrics).get("train_posts") if metrics.is_file() else None
+    if isinstance(count, int) and len(posts) < count:
+        what = f"damaged (lists {len(posts)} of the {count} training posts)"
+        raise ClipsentError(path, what, todo="copy the run again, or train it again with --overwrite")
+    return posts
+
 # %% ../nbs/04a_runs.ipynb #3f5cb569
 CROSS_FITTED = "cross_fitted_val_f1_macro"
 
@@ -566,7 +584,8 @@ class Run:
 
         Raises ClipsentError if the folder holds none.
         """
-        folder = Path(folder).resolve()
+        folder = Path(folder).expanduser().resolve()
+        folder = folder.parent if folder.name == "best.pt" else folder
         if not (folder / "metrics.json").is_file():
             raise ClipsentError(folder, "holds no finished run (no metrics.json)", todo="`clipsent optimize` makes one")
         return cls(folder, read_run_config(folder), read_metrics(folder), found)
@@ -631,8 +650,7 @@ class Run:
     @property
     def train_posts(self) -> pd.DataFrame | None:
         "By which digests the training posts are known; None in runs of older versions."
-        path = self.folder / "train_posts.csv"
-        return read_table(path) if path.is_file() else None
+        return read_train_posts(self.folder)
 
     def __str__(self) -> str:
         return describe_run(self)

@@ -134,8 +134,10 @@ def read_settings(
         return settings
     where = f"--settings {path}"
     for table, values in read_toml(Path(path), "--settings").items():
-        if table not in settings or not isinstance(values, dict):
+        if table not in settings:
             raise ClipsentError(where, f"no table [{table}]", todo=f"there are {', '.join(settings)}")
+        if not isinstance(values, dict):
+            raise ClipsentError(where, f"{table} is no table", todo=f"write its settings below one line [{table}]")
         settings[table] |= values
     return settings
 
@@ -302,7 +304,9 @@ NAMED = ("table", "division", "weights", "csv", "val_csv", "split_csv", "test_fi
 
 def find_named(plan: Plan) -> dict[str, list[Path]]:
     "The file that each setting of a step names; of a run, its metrics.json; of another folder, what is in it but weights."
-    names = [name for key in NAMED for name in str(plan.values.get(key, "")).split(",") if name]
+    listed = [plan.values.get(key) or () for key in NAMED]
+    listed = [str(one).split(",") if isinstance(one, str | Path) else map(str, one) for one in listed]
+    names = [name.strip() for group in listed for name in group if name.strip()]
     if plan.values.get("source") == "val":
         names.append(VAL)
     found = {}

@@ -28,11 +28,11 @@ from clipsent_nb.features import (
     head_probabilities,
     kept_features,
 )
-from .files import ClipsentError, Workspace, checked, digest, first_few, log, read_json, read_table
+from .files import ClipsentError, Workspace, checked, digest, first_few, log, read_json
 from .hub import fetch_encoder, fetch_run
 from .objective import adjust_probabilities, apply_temperature
 from .posts import NO_PICTURE
-from .runs import TrainConfig, prediction_table, resolved_model
+from .runs import TrainConfig, prediction_table, read_train_posts, resolved_model
 
 # %% ../nbs/04g_trained.ipynb #fc5befb3
 from clipsent_nb.caches import ImagePreprocessor, tokenizer_fingerprint
@@ -112,8 +112,8 @@ def find_met_posts(
     posts: pd.DataFrame,  # From `refresh_content`
 ) -> list[str] | None:
     "Guids of the posts on which, or on near-copies of which, a model was trained; None if its folder lists no posts."
-    known = folder and folder / "train_posts.csv"
-    return copies_in(posts, read_table(known)) if known and known.is_file() else None
+    known = read_train_posts(folder) if folder else None
+    return None if known is None else copies_in(posts, known)
 
 
 def find_gaps(
@@ -121,8 +121,8 @@ def find_gaps(
     folder: Path | None,  # Its folder
 ) -> set[Tower]:
     "Without what a post can be answered: what was dropped in training, never used, or missing in a training post."
-    known = folder and folder / "train_posts.csv"
-    posts = read_table(known) if known and known.is_file() else pd.DataFrame()
+    known = read_train_posts(folder) if folder else None
+    posts = pd.DataFrame() if known is None else known
     empty = {"text": digest(b""), "image": digest(NO_PICTURE)}
     return {
         tower

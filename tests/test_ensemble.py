@@ -128,7 +128,7 @@ def test_a_leak_of_one_member_is_a_leak_of_all(root):
     [
         (both("clip"), {"words": False, "output_dir": "new"}, "an ensemble needs two members"),
         (both("clip", "clip"), {"words": False, "output_dir": "new"}, "an ensemble needs two members"),
-        (both("clip", "ensemble"), {"output_dir": "new"}, "ensemble: has no best.pt"),
+        (both("clip", "ensemble"), {"output_dir": "new"}, "ensemble: is an ensemble or a soup"),
         (both("clip", "nowhere"), {"output_dir": "new"}, "nowhere: holds no finished run"),
         (both("clip", "other"), {}, "holds an ensemble; replace it with --overwrite"),
         (both("clip", "other"), {"output_dir": OPTIMIZE / "clip"}, "exists and holds no ensemble"),

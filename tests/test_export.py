@@ -105,6 +105,10 @@ def test_a_damaged_export_is_refused_in_a_line(pair, tmp_path):
         ({"format": "1"}, "onnx.json: damaged .its format is no number"),
         ({"labels": ["a", "b"]}, "onnx.json: names other classes than the 3 of model.onnx"),
         ({"labels": "abc"}, "onnx.json: names other classes"),
+        ({"format": True}, "onnx.json: damaged .its format is no number"),
+        ({"labels": ["a", "a", "b"]}, "its three files are not of one export"),
+        ({"pictures": {}}, "its three files are not of one export"),
+        ({"width": 9}, "its three files are not of one export"),
     ],
 )
 def test_a_description_that_is_not_the_graphs_is_refused(pair, tmp_path, values, message):

@@ -55,7 +55,9 @@ def test_inputs_are_not_replaced(root, output):
 @pytest.mark.parametrize(
     ("texts", "images", "message"),
     [
-        ([None], ["x.jpg"], "text 0: is no text but of type NoneType"),
+        ([None], ["x.jpg"], "text 0: is missing; the model was trained on posts with both halves"),
+        ([None], [None], "post 0: has neither a text nor a picture"),
+        (np.array("hi"), ["x.jpg"], "texts: are one ndarray"),
         (["hi"], None, "images: are one NoneType"),
         ("hi", ["x.jpg"], "texts: are one str"),
         (["hi"], b"picture", "images: are one bytes"),
@@ -368,8 +370,17 @@ def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(ro
     )
     expected = classifier.feature_probabilities((text, torch.zeros_like(image)))
     np.testing.assert_allclose(found.filter(like="p_"), expected, atol=1e-6)
-    with pytest.raises(ClipsentError, match="picture 0: is missing"):
+    with pytest.raises(ClipsentError, match="post 0: has neither a text nor a picture"):
         Classifier.load(dropped).predict([None], [None])
+    (root / "half_list.txt").write_text("guid,tag\nhalf,null\n")
+    (root / "data/half.txt").write_text("only words")
+    with pytest.raises(ClipsentError, match="half_list.txt: no prediction file was written, because of half .no image"):
+        predict_file(WEIGHTS, Workspace(root), tmp_path / "list.txt", "half_list.txt")
+    predict_file(dropped, Workspace(root), tmp_path / "list.txt", "half_list.txt")
+    found = pd.read_csv(tmp_path / "list_probabilities.csv").filter(like="p_")
+    alone = Classifier.load(dropped).predict(["only words"], [None]).filter(like="p_")
+    np.testing.assert_allclose(found, alone, atol=1e-6)
+    (root / "data/half.txt").unlink()
     posts = pd.read_csv(tmp_path / "dropped/train_posts.csv", dtype=str)
     stand_ins = trained_without(root, tmp_path / "stand_ins")
     posts.loc[0, "image_digest"] = labelling.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
@@ -403,6 +414,16 @@ def test_what_a_post_lacks_counts_alike_however_it_is_said(root, classifier, tmp
     )  # trained without dropout: nothing lacks
     np.testing.assert_allclose(seen, classifier.feature_probabilities((text, image)), atol=1e-5)
     assert np.abs(seen.to_numpy() - answers[0].to_numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("output", ["train.txt", "outputs/splits/train.csv", "data/new.txt", "picture.jpg"])
+@pytest.mark.parametrize("place", [".", "..", "/"], ids=["inside", "relative", "absolute"])
+def test_answers_replace_nothing_wherever_the_project_is_seen_from(root, classifier, monkeypatch, output, place):
+    shutil.copy(next((root / "data").glob("*.jpg")), root / "picture.jpg")
+    monkeypatch.chdir(root / place)
+    project = {".": Path(), "..": Path(root.name), "/": root}[place]
+    with pytest.raises(ClipsentError, match="would replace"):
+        predict_file(WEIGHTS, Workspace(project), output, text="hi", image="picture.jpg")
 
 
 def test_a_folder_in_an_old_encoding_is_labelled_with_a_warning_or_as_it_is_named(root, tmp_path, caplog):

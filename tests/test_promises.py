@@ -260,3 +260,8 @@ def test_posts_that_a_model_has_met_are_known_where_its_folder_lists_them(run, t
     met = find_met_posts(run.folder, inputs.train.posts)
     assert met == inputs.train.guids and find_met_posts(run.folder, inputs.val.posts) == []
     assert find_met_posts(tmp_path, inputs.train.posts) is find_met_posts(None, inputs.train.posts) is None
+    listed = (run.folder / "train_posts.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "train_posts.csv").write_bytes(b"".join(listed[:-1]))
+    shutil.copy(run.folder / "metrics.json", tmp_path)
+    with pytest.raises(ClipsentError, match=r"train_posts.csv: damaged \(lists \d+ of the \d+ training posts\)"):
+        find_met_posts(tmp_path, inputs.val.posts)

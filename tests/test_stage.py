@@ -244,6 +244,8 @@ def write_inputs(root: Path) -> None:
     (root / "clip").mkdir()
     (root / "clip/model.safetensors").write_bytes(b"weights")
     (root / "new").mkdir()
+    (root / "mine").mkdir()
+    (root / "mine/metrics.json").write_text("{}")
     (root / "saved/train").mkdir(parents=True)
     (root / "saved/train/data.arrow").write_bytes(b"rows")
     for name in ("new/9.jpg", "9.jpg"):
@@ -260,6 +262,8 @@ def write_inputs(root: Path) -> None:
         ("predict", {"test_file": "new"}, "predict", "new/9.jpg"),
         ("splits", {"table": "own.csv"}, "splits", "9.jpg"),
         ("splits", {"table": "saved"}, "splits", "saved/train/data.arrow"),
+        ("compare", {"runs": "new, mine"}, "compare", "mine/metrics.json"),
+        ("compare", {"runs": ["new", "mine"]}, "compare", "mine/metrics.json"),
     ],
 )
 def test_a_step_notices_a_change_of_whatever_its_settings_name(tmp_path, table, value, name, file):

@@ -204,7 +204,7 @@ WRONG_ARGUMENTS = [
     (OnnxClassifier.load, {"folder": ".", "threads": "two"}, "--threads two: must be a whole number"),
     (OnnxClassifier.load, {"folder": ".", "threads": -1}, "--threads -1: must be greater than or equal to 0"),
     (OnnxClassifier.load, {"folder": __file__}, f"{__file__}/onnx.json: no such file"),
-    (run_stage, {"settings": Path(__file__).parent}, f"--settings {Path(__file__).parent}: no such file"),
+    (run_stage, {"settings": Path(__file__).parent}, f"--settings {Path(__file__).parent}: is a folder"),
     (make_splits, {"encoding": "a\0b"}, "--encoding a\0b: no such encoding"),
     (mine, {"source": "val", "folds": 5, "weights": "a"}, "--folds 5: there are no folds where --weights predicts"),
     (mine, {"source": "val", "csv": "a", "weights": "a"}, "--csv and --source val: both say which posts"),
@@ -656,7 +656,7 @@ def test_what_python_would_take_apart_in_an_order_of_its_own_is_no_list(run, tex
 
 def test_an_explanation_takes_the_posts_that_a_classifier_takes(run, root):
     classifier, picture = Classifier.load(run.folder), next((root / "data").glob("*.jpg"))
-    with pytest.raises(ClipsentError, match="text 0: is no text but of type NoneType"):
+    with pytest.raises(ClipsentError, match="explain: needs a text and a picture"):
         explain(classifier, None, picture)
     with pytest.raises(ClipsentError, match="post 1: has no picture"):
         deletion_curves(classifier, ["a", "b"], [picture])
