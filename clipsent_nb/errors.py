@@ -223,7 +223,7 @@ def predict_alone(
         "text_prediction": (text, image.mean(0).expand_as(image)),
         "image_prediction": (text.mean(0).expand_as(text), image),
     }
-    ids = {name: trained.feature_probabilities(pair).argmax(axis=1) for name, pair in alone.items()}
+    ids = {name: trained.answers(pair, inputs).argmax(axis=1) for name, pair in alone.items()}
     return pd.DataFrame({"guid": inputs.guids} | {name: np.array(trained.labels)[rows] for name, rows in ids.items()})
 
 # %% ../nbs/10_errors.ipynb #b62bb492

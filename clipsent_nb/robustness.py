@@ -526,8 +526,9 @@ def tell_card(
     folder: Path,  # Of the weights
     corruptions: Mapping[str, Mapping[str, object]],  # What damage costs; see `describe_worst`
 ) -> None:
-    "Write the model card of a finished run again, with the damage that costs most."
-    if (folder / "metrics.json").is_file() and os.access(folder, os.W_OK):
+    "Write the model card of a finished run again, with the damage that costs most; that of a soup is another."
+    finished = (folder / "metrics.json").is_file() and read_json(folder / "config.json").get("kind") != "ensemble"
+    if finished and os.access(folder, os.W_OK):
         write_card(folder, read_json(folder / "metrics.json"), find_licence(folder), corruptions)
 
 # %% ../nbs/08_robustness.ipynb #228e0518

@@ -551,9 +551,10 @@ def read_train_posts(
     path = folder / "train_posts.csv"
     if not path.is_file():
         return None
-    posts, metrics = read_table(path), folder / "metrics.json"
+    posts, metrics, config = read_table(path), folder / "metrics.json", folder / "config.json"
     count = read_json(metrics).get("train_posts") if metrics.is_file() else None
-    if isinstance(count, int) and len(posts) < count:
+    joined = config.is_file() and read_json(config).get("kind") == "ensemble"  # equal posts of members stand once
+    if isinstance(count, int) and len(posts) < count and not joined:
         what = f"damaged (lists {len(posts)} of the {count} training posts)"
         raise ClipsentError(path, what, todo="copy the run again, or train it again with --overwrite")
     return posts
