@@ -231,6 +231,7 @@ def test_a_long_name_in_chinese_can_be_written_as_the_disk_counts_bytes(tmp_path
         ("0123456789ab", 999999999, 8, False),
         ("vm", 999999999, 8, False),  # of version 0.1.0
     ],
+    ids=["killed", "alive", "elsewhere", "elsewhere and old", "old version"],
 )
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, place, process, days, stays):
     path = tmp_path / f".a.csv.{place}-{process}-x.tmp"
