@@ -19,7 +19,12 @@ setup(
     description=settings["description"],
     keywords=settings["keywords"].split(),
     install_requires=lines("requirements"),
-    extras_require={key.removesuffix("_requirements"): lines(key) for key in settings if key.endswith("_requirements")},
+    # with hyphens, as their metadata has them: pip before 23.3 finds no extra that is asked for with an underscore
+    extras_require={
+        key.removesuffix("_requirements").replace("_", "-"): lines(key)
+        for key in settings
+        if key.endswith("_requirements")
+    },
     entry_points={
         "console_scripts": lines("console_scripts"),
         "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],

@@ -26,7 +26,7 @@ def import_open_clip() -> Any:
     try:
         import open_clip
     except (ImportError, RuntimeError) as error:  # the latter from torchvision, beside another build of torch
-        what, todo = "this encoder needs open_clip, which is not installed", "run `pip install clipsent_nb[open_clip]`"
+        what, todo = "this encoder needs open_clip, which is not installed", "run `pip install clipsent_nb[open-clip]`"
         if getattr(error, "name", "") != "open_clip":
             what = f"this encoder needs open_clip, which cannot be imported ({first_line(error)})"
             todo = "install the torchvision that belongs to this build of torch"

@@ -99,7 +99,7 @@ def test_an_encoder_of_open_clip_reads_and_sees_as_its_own(open_clip, tmp_path, 
 def test_an_encoder_of_open_clip_needs_an_extra(tmp_path, monkeypatch):
     write_config(tmp_path, "plain")
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ClipsentError, match=r"not installed; run `pip install clipsent_nb\[open_clip\]`"):
+    with pytest.raises(ClipsentError, match=r"not installed; run `pip install clipsent_nb\[open-clip\]`"):
         check_encoder(tmp_path)
     monkeypatch.delitem(sys.modules, "open_clip")
     (tmp_path / "open_clip.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')

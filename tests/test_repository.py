@@ -86,14 +86,31 @@ def test_parameters_of_a_run_are_the_fields_of_the_configuration_with_their_valu
     )
 
 
-@pytest.mark.slow
-def test_the_pinned_versions_admit_all_extras_at_once():
+def extras() -> list[str]:
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini")
-    extras = [name.removesuffix("_requirements") for name in settings["DEFAULT"] if name.endswith("_requirements")]
+    found = [name.removesuffix("_requirements") for name in settings["DEFAULT"] if name.endswith("_requirements")]
+    return [name.replace("_", "-") for name in found]
+
+
+@pytest.mark.slow
+def test_the_pinned_versions_admit_all_extras_at_once():
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "-c", ROOT / "constraints.txt"]
-    pip = subprocess.run([*command, "-e", f"{ROOT}[{','.join(extras)}]"], capture_output=True, text=True)
-    assert pip.returncode == 0, pip.stderr[-2000:]
+    pip = subprocess.run([*command, "-e", f"{ROOT}[{','.join(extras())}]"], capture_output=True, text=True)
+    assert pip.returncode == 0 and "does not provide the extra" not in pip.stderr, pip.stderr[-2000:]
+
+
+def test_extras_are_called_as_every_pip_finds_them():
+    pages = [
+        *ROOT.glob("clipsent_nb/*.py"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("*.md"),
+        ROOT / "tests/faults/README.md",
+    ]
+    named = [
+        name for path in pages for name in re.findall(r"clipsent_nb\[([\w-]+)\]", path.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 20 and set(named) <= set(extras())
 
 
 def test_importing_the_package_and_the_command_line_is_light():
