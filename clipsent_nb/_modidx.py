@@ -1214,6 +1214,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'clipsent_nb.trained': { 'clipsent_nb.trained.TrainedModel': ('trained.html#trainedmodel', 'clipsent_nb/trained.py'),
                                      'clipsent_nb.trained.TrainedModel.answers': ( 'trained.html#trainedmodel.answers',
                                                                                    'clipsent_nb/trained.py'),
+                                     'clipsent_nb.trained.TrainedModel.blank': ( 'trained.html#trainedmodel.blank',
+                                                                                 'clipsent_nb/trained.py'),
                                      'clipsent_nb.trained.TrainedModel.encode': ( 'trained.html#trainedmodel.encode',
                                                                                   'clipsent_nb/trained.py'),
                                      'clipsent_nb.trained.TrainedModel.feature_probabilities': ( 'trained.html#trainedmodel.feature_probabilities',

@@ -279,7 +279,8 @@ def clean_cache(
 ) -> str:
     """Remove what is computed once and kept for all runs; it is made again when it is needed.
 
-    What else lies beside the caches stays. Raises ClipsentError if there is no such kind of cache, another process fills one, or a file cannot be removed.
+    What else lies beside the caches stays.
+    Raises ClipsentError if there is no such kind of cache, another process fills one, or a file cannot be removed.
     """
     sizes = cache_sizes(workspace)
     if unknown := [name for name in kinds if name not in sizes]:

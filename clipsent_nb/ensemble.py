@@ -359,7 +359,7 @@ def place_members(
 # %% ../nbs/12a_ensemble.ipynb #0f340453
 import torch
 
-from clipsent_nb.features import blank_missing, head_probabilities
+from clipsent_nb.features import head_probabilities
 from clipsent_nb.model import load_exact, read_weights, write_weights
 from clipsent_nb.trained import TrainedModel
 
@@ -411,9 +411,7 @@ def stir(
         states = [read_weights(one.folder / "best.pt")[0] for one in [*kept, run]]
         mixed = mean_state(states)
         load_exact(model.model, mixed, run.folder / "best.pt")
-        features = model.encode(inputs)
-        features = blank_missing(features, inputs) if model.config.get("modality_dropout") else features
-        tried.append(head_probabilities(model.model, features)[rows])
+        tried.append(head_probabilities(model.model, model.blank(model.encode(inputs), inputs))[rows])
         scores = [score_answers(posts.label, table.argmax(axis=1), model.labels)["f1_macro"] for table in tried]
         if best < 0 or scores[-1] >= scores[best]:
             kept, best, state = [*kept, run], len(tried) - 1, mixed

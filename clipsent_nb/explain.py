@@ -155,7 +155,6 @@ from PIL import Image
 
 from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.decoding import pair_posts
-from clipsent_nb.encoders import text_features
 from clipsent_nb.inputs import inputs_from_memory, text_batch
 from clipsent_nb.trained import TrainedModel
 
@@ -172,13 +171,10 @@ def features_of_texts(
     for start in range(0, len(texts), LARGEST_BATCH):
         part = texts[start : start + LARGEST_BATCH]
         blank = [Image.new("RGB", (8, 8))] * len(part)
-        tokens = text_batch(
-            inputs_from_memory(part, blank, classifier.processors, classifier.config),
-            np.arange(len(part)),
-            classifier.device,
-        )
-        found.append(text_features(model.encoder, tokens["input_ids"], tokens["attention_mask"]))
-    return torch.cat(found) * (not model.ablate_text)
+        inputs = inputs_from_memory(part, blank, classifier.processors, classifier.config)
+        tokens = text_batch(inputs, np.arange(len(part)), classifier.device)
+        found.append(classifier.blank(model.features(tokens["input_ids"], tokens["attention_mask"]), inputs)[0])
+    return torch.cat(found)
 
 
 def count_read(
@@ -261,7 +257,8 @@ def explain(
     batch = inputs.batch([0], classifier.device)
     with torch.no_grad():
         features = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
-    probabilities = classifier.answers(features, inputs)[0]
+        features = classifier.blank(features, inputs)
+    probabilities = classifier.feature_probabilities(features)[0]
     number = model.labels.index(label) if label else int(probabilities.argmax())
     heat, method = picture_heat(model, features[0], batch["pixel_values"], number)
     words = pd.DataFrame(split_text(text), columns=["start", "end"])
@@ -392,11 +389,11 @@ def deletion_curves(
     for post, (text, image) in enumerate(pair_posts(texts, images, 1)):
         found = explain(classifier, text, image)
         label = model.labels.index(found.label)
-        batch = inputs_from_memory([text], [image], classifier.processors, classifier.config).batch(
-            [0], classifier.device
-        )
+        inputs = inputs_from_memory([text], [image], classifier.processors, classifier.config)
+        batch = inputs.batch([0], classifier.device)
         with torch.no_grad():
             features = model.features(batch["input_ids"], batch["attention_mask"], batch["pixel_values"])
+            features = classifier.blank(features, inputs)
         squares = (classifier, features[0], batch["pixel_values"][0], label)
         curves = {
             "picture": [

@@ -177,9 +177,9 @@ class PairInputs:
     @cached_property
     def given(self) -> dict[str, np.ndarray]:
         "Which posts have words, and which a picture that is not white throughout as its stand-in is: bool [N] each."
-        white = (self.pixels[:, :, 0, 0] == 255).all(axis=1)  # most pictures are told by one pixel
-        white[white] = [self.pixels[row].min() == 255 for row in np.flatnonzero(white)]
-        return {"text": np.array(self.text_keys) != self.wordless, "image": ~white[self.rows]}
+        white = (self.pixels[self.rows, :, 0, 0] == 255).all(axis=1)  # most pictures are told by one pixel
+        white[white] = [self.pixels[row].min() == 255 for row in self.rows[white]]
+        return {"text": np.array(self.text_keys) != self.wordless, "image": ~white}
 
     @cached_property
     def fingerprint(self) -> str:

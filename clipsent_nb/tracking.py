@@ -46,7 +46,7 @@ def make_tracker(
         private = wandb.Settings(
             x_disable_meta=True, console="off", disable_code=True, disable_git=True, host="clipsent"
         )
-        return tracking.WandBTracker("clipsent", name=run, dir=folder, settings=private)
+        return tracking.WandBTracker("clipsent", name=run, dir=os.environ.get("WANDB_DIR", folder), settings=private)
     return tracking.TrackioTracker("clipsent", name=run)
 
 # %% ../nbs/04f_tracking.ipynb #08778906

@@ -218,10 +218,13 @@ class TrainedModel:
         found = head_probabilities(self.model, features)
         return calibrate(found, self.adjustment, self.temperature)
 
+    def blank(self, features: tuple[Tensor, Tensor], inputs: PairInputs) -> tuple[Tensor, ...]:
+        "The features of prepared posts, with zeros for what a post lacks if the model was trained to do without."
+        return blank_missing(features, inputs) if self.config.get("modality_dropout") else features
+
     def answers(self, features: tuple[Tensor, Tensor], inputs: PairInputs) -> np.ndarray:
         "Class probabilities [N, C] of prepared posts from their features, which may be altered."
-        dropped = bool(self.config.get("modality_dropout"))
-        return self.feature_probabilities(blank_missing(features, inputs) if dropped else features)
+        return self.feature_probabilities(self.blank(features, inputs))
 
     def probabilities(self, inputs: PairInputs, batch_size: int = ENCODING_BATCH) -> np.ndarray:
         "Class probabilities [N, C] of prepared posts."

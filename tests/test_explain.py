@@ -100,6 +100,14 @@ def test_what_is_explained_is_what_the_model_answers(classifier):
     assert len({explain(classifier, "a good day", PICTURE).label, found.label}) == 2  # the adjustment decided
 
 
+def test_a_word_weighs_what_the_answer_loses_where_it_was_the_only_one(classifier):
+    own = replace(classifier, config=dict(classifier.config) | {"modality_dropout": 0.1})
+    found = explain(own, "happy", PICTURE)
+    with_it, without = own.memory_probabilities(["happy", ""], [PICTURE] * 2)[:, own.labels.index(found.label)]
+    expected = np.log(with_it / (1 - with_it)) - np.log(without / (1 - without))
+    np.testing.assert_allclose(found.words.weight, [expected], atol=1e-4)
+
+
 def test_deleting_what_the_model_does_not_read_leaves_its_answer(encoder):
     model = untrained(encoder, ablate_image=True)
     curves = deletion_curves(model, ["a good day"], [PICTURE]).set_index("part")

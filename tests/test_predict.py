@@ -409,9 +409,7 @@ def test_what_a_post_lacks_counts_alike_however_it_is_said(root, classifier, tmp
     answers.append(model.predict_posts(table, Workspace(tmp_path))[1].filter(like="p_"))
     for found in answers:
         np.testing.assert_allclose(found, model.feature_probabilities(zeros), atol=1e-5)
-    seen = classifier.predict(["", "so good"], [picture, white]).filter(
-        like="p_"
-    )  # trained without dropout: nothing lacks
+    seen = classifier.predict(["", "so good"], [picture, white]).filter(like="p_")  # without dropout nothing lacks
     np.testing.assert_allclose(seen, classifier.feature_probabilities((text, image)), atol=1e-5)
     assert np.abs(seen.to_numpy() - answers[0].to_numpy()).max() > 1e-3
 
