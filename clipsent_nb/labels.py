@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'OTHER_NAMES', 'NUMBERS', 'UNKNOWN_TAGS', 'NAME', 'OF_SCORES', 'MOST_CLASSES', 'FEWEST', 'plain_name',
-           'plain_tag', 'check_labels', 'as_sentiment', 'order_labels', 'own_labels', 'read_renames', 'choose_labels',
-           'find_labels']
+           'plain_tag', 'check_labels', 'as_sentiment', 'order_labels', 'refuse_misspellings', 'own_labels',
+           'read_renames', 'choose_labels', 'find_labels']
 
 # %% ../nbs/00d_labels.ipynb #e9b6362e
 import difflib
@@ -62,7 +62,7 @@ def check_labels(
     return labels
 
 # %% ../nbs/00d_labels.ipynb #91960e0a
-FEWEST = 5  # posts of a class; a tag with fewer may be a slip
+FEWEST = 5  # posts of a class; a tag with fewer is no class, or may be a slip
 
 
 def as_sentiment(
@@ -88,18 +88,18 @@ def order_labels(labels: Sequence[str]) -> list[str]:
     )
 
 
-def own_labels(
+def refuse_misspellings(
     tags: pd.Series,  # From `plain_tag` [N]
     where: object,  # What holds them, for messages
-) -> tuple[str, ...]:
-    """The labels that the tags of some posts name.
-
-    Raises ClipsentError if one looks like a slip, words and numbers are mixed, or they cannot be labels.
-    """
+) -> None:
+    "Raises ClipsentError if a rare tag looks like a common one or a default class, or two differ in signs alone."
     counts = tags[tags.str.fullmatch(NAME.pattern)].value_counts()
-    labels = order_labels(counts.index)
-    near = {rare: difflib.get_close_matches(rare, counts.index[counts > counts[rare]], 1, 0.75) for rare in labels}
-    slips = {rare: found[0] for rare, found in near.items() if found and counts[rare] < FEWEST}
+    slips = {}
+    known = counts.index.isin([*LABELS, *OTHER_NAMES])
+    for rare in order_labels(counts.index[(counts < FEWEST) & ~known]):
+        common = counts.index[(counts > counts[rare]) | known]
+        if near := difflib.get_close_matches(rare, common, 1, 0.75):
+            slips[rare] = near[0]
     bare = {one: re.sub(r"[ ._&/'-]", "", one) for one in counts.index if re.search(r"[^\W\d]", one)}
     usual = {words: one for one, words in reversed(bare.items())}  # the commonest tag of these words
     slips |= {one: usual[words] for one, words in bare.items() if usual[words] != one}
@@ -108,6 +108,17 @@ def own_labels(
         what = f"labels look like slips (number of posts): {first_few(pairs)}"
         todo = f"add --rename {','.join(map('='.join, slips.items()))}, or name all classes with --labels"
         raise ClipsentError(where, what, "nothing was written", todo)
+
+# %% ../nbs/00d_labels.ipynb #c8a416d4
+def own_labels(
+    tags: pd.Series,  # From `plain_tag` [N]
+    where: object,  # What holds them, for messages
+) -> tuple[str, ...]:
+    """The labels that the tags of some posts name.
+
+    Raises ClipsentError if words and numbers are mixed, or they cannot be labels.
+    """
+    labels = order_labels(tags[tags.str.fullmatch(NAME.pattern)].unique())
     numbers = [one for one in labels if one.lstrip("-")[:1].isdigit() and not re.search("[^\\W\\d]", one)]
     if 0 < len(numbers) < len(labels):
         what = (
@@ -141,7 +152,7 @@ def choose_labels(
 ) -> tuple[tuple[str, ...], pd.Series]:
     """The labels of a task in their order, and the tags under these names [N]; tags that are none of them stay.
 
-    Raises ClipsentError if `own_labels` or `check_labels` does, or no post has a tag that is to be renamed.
+    Raises ClipsentError if `refuse_misspellings`, `own_labels` or `check_labels` does, or no post has a tag to be renamed.
     """
     renames = read_renames(rename) if rename else {}
     if absent := [repr(old) for old in renames if not tags.eq(old).any()]:
@@ -149,10 +160,12 @@ def choose_labels(
     tags = tags.replace(renames)
     labels = check_labels([plain_name(one) for one in wanted.split(",")], f"--labels {wanted}") if wanted else ()
     sentiment = as_sentiment(tags) if set(labels) <= set(LABELS) else None
+    if not labels:
+        refuse_misspellings(tags, where)
     if sentiment is not None:
         tags, found = sentiment, tuple(one for one in LABELS if sentiment.str.contains(one).any())
-        labels = labels or (found if len(found) > 1 else LABELS)
-    labels = labels or own_labels(tags, where)
+    if not labels:
+        labels = own_labels(tags, where) if sentiment is None else found if len(found) > 1 else LABELS
     return labels, tags
 
 # %% ../nbs/00d_labels.ipynb #a840ae03

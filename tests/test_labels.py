@@ -86,6 +86,22 @@ def test_a_rare_tag_that_looks_like_a_common_one_is_refused_as_a_slip():
     assert choose_labels(pd.Series([*tags, "angrry"]))[0] == ("angrry", "angry", "happy")
 
 
+@pytest.mark.parametrize(
+    ("tag", "label"), [("postive", "positive"), ("Neutal", "neutral"), ("正面的", "正面"), ("negative.", "negative")]
+)
+def test_a_slip_among_the_default_labels_is_refused_and_can_be_renamed_or_left_out(tag, label):
+    tags = pd.Series([label, "pos", "NEG", "neutral"] * 9 + [tag]).map(plain_tag)
+    with pytest.raises(
+        ClipsentError, match=rf"\(1\) for '{label}' \(\d+\); nothing .* --rename .*={label}, or name all"
+    ):
+        choose_labels(tags)
+    labels, renamed = choose_labels(tags, rename=f"{tag}={label}")
+    assert labels == LABELS and renamed.iloc[-1] == renamed.iloc[0]
+    labels, kept = choose_labels(tags, wanted="negative,neutral,positive")
+    assert labels == LABELS and kept.iloc[-1] == plain_tag(tag)
+    assert choose_labels(pd.Series([*tags[:-1], "joyful"]))[0] == LABELS  # which means something else
+
+
 def relabel(root, names, posts=1000) -> None:
     "Give the first posts of a sample other labels, by what is in their names."
     lines = (root / "train.txt").read_text(encoding="utf-8").splitlines()
