@@ -1102,6 +1102,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.stage.read_record': ('stage.html#read_record', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.read_scores': ('stage.html#read_scores', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.read_settings': ('stage.html#read_settings', 'clipsent_nb/stage.py'),
+                                   'clipsent_nb.stage.refusal': ('stage.html#refusal', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.refuse_lacking': ('stage.html#refuse_lacking', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.refuse_unknown': ('stage.html#refuse_unknown', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.run_stage': ('stage.html#run_stage', 'clipsent_nb/stage.py'),

@@ -251,17 +251,21 @@ def alter_picture(
     return image
 
 # %% ../nbs/09a_augment.ipynb #18022945
+from contextlib import suppress
+
 from clipsent_nb.decoding import open_image
 
 
 def save_copy(source: Path, folder: Path, guid: str, number: int, seed: int) -> Path:
-    "Write an altered copy of a picture, unless it is there already; the name holds a digest of all that decides it."
+    "Write an altered copy of a picture, unless it is there whole; the name holds a digest of all that decides it."
     key = digest(source.read_bytes() + f" {seed} {guid} {number}".encode())
     name = re.sub(r"[^\w.-]", "_", guid)
     path = folder / f"{name}_ia{number}_{key[:8]}.jpg"
-    if not path.is_file():
-        with atomic_write(path, "wb") as file:
-            alter_picture(open_image(source), random.Random(key)).save(file, "JPEG", quality=95)
+    with suppress(ClipsentError):
+        open_image(path)
+        return path
+    with atomic_write(path, "wb") as file:
+        alter_picture(open_image(source), random.Random(key)).save(file, "JPEG", quality=95)
     return path
 
 # %% ../nbs/09a_augment.ipynb #63a3e24e

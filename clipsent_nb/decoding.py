@@ -240,7 +240,10 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
         raise ValueError(f"an array of {shape} instead of height x width, with 1, 3 or 4 colours behind")
     if pixels.ndim == 3 and pixels.dtype != np.uint8:
         raise ValueError(f"colours of type {pixels.dtype} instead of uint8, 0 to 255")
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    try:
+        return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    except TypeError as error:
+        raise ValueError(f"levels of type {pixels.dtype} instead of uint8, uint16, int32 or float") from error
 
 # %% ../nbs/00c_decoding.ipynb #f6088166
 def upright(image: Image.Image) -> Image.Image:

@@ -241,7 +241,7 @@ def _elsewhere(model: str, kind: Kind) -> str:
     return f"fetch it where there is a network with `{command}`, or give a local folder as {FLAGS[kind]}"
 
 # %% ../nbs/02a_hub.ipynb #6bbc7217
-from os.path import isdir
+from os.path import isdir, isfile
 
 
 def fetch_encoder(
@@ -266,6 +266,8 @@ def fetch_encoder(
             what += "; it is for ModelScope's own pipelines"
             todo = "nothing was loaded; take the same model in the layout of transformers"
         raise ClipsentError(f"--model-name {model}", what, todo=todo)
+    if isfile(folder):
+        raise ClipsentError(f"--model-name {model}", "is a file", todo="give the folder of an encoder")
     return _fetch(model, "encoder" if weights else "processors", offline, patience, download)
 
 

@@ -6,7 +6,7 @@
 __all__ = ['TRAINING', 'BATCHES', 'STEPS', 'Step', 'run_stage']
 
 # %% ../nbs/13_stage.ipynb #a309d4be
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 TRAINING = ("optimize", "grid", "heads", "preprocess", "mine")  # commands that train, by the settings of [train]
@@ -231,6 +231,18 @@ def refuse_unknown(
                 raise ClipsentError(plan.where, f"[{table}] has no setting {key}", todo=f"there are {names}")
 
 
+def refusal(
+    function: Callable,  # Of a command
+    values: Mapping[str, object],  # By the names of arguments and fields
+) -> str:
+    "What is said against values; empty if they can be used."
+    try:
+        bind_values(function, values)
+    except ClipsentError as error:
+        return str(error)
+    return ""
+
+
 def make_calls(plan: Plan) -> list[dict[str, object]]:
     """The arguments with which a step calls its command, once or for each of its seeds.
 
@@ -250,7 +262,9 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
             if plan_runs := getattr(function, "plan", None):
                 plan_runs(**vars(arguments_of(function)(**calls[-1])))
     except ClipsentError as error:
-        raise ClipsentError(plan.where, f"[{plan.name}] {error.where} {error.what}", todo=error.todo) from error
+        guilty = [one for one in plan.step.tables if refusal(function, make_plain(plan.settings[one])) == str(error)]
+        what = f"[{[*guilty, plan.name][0]}] {error.where} {error.what}"
+        raise ClipsentError(plan.where, what, todo=error.todo) from error
     return calls
 
 # %% ../nbs/13_stage.ipynb #b0000012

@@ -209,6 +209,11 @@ def test_pictures_are_made_once_and_again_when_the_source_changes(root):
     stamps = [(root / path).stat().st_mtime_ns for path in first.image_path]
     augment_images(**options)
     assert [(root / path).stat().st_mtime_ns for path in first.image_path] == stamps
+    copy = root / first.image_path[0]
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[: len(whole) // 2])
+    augment_images(**options)
+    assert copy.read_bytes() == whole
     source = root / first.source_image[0]
     before = source.read_bytes()
     try:

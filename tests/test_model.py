@@ -188,6 +188,8 @@ def test_a_folder_of_modelscope_loads(tmp_path, tiny):
         ClipsentError, match="has no config.json; it is for ModelScope's own pipelines; .*nothing was load"
     ):
         fetch_encoder(folder)
+    with pytest.raises(ClipsentError, match="configuration.json: is a file; give the folder of an encoder"):
+        fetch_encoder(folder / "configuration.json")
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"not a zip file"])

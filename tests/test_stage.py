@@ -362,10 +362,16 @@ def test_commands_leave_their_files_where_the_stage_looks_for_them(name):
 
 def test_a_value_of_the_wrong_kind_names_the_table(tmp_path):
     file = tmp_path / "settings.toml"
-    file.write_text("[train]\nlr = 'many'")
     (tmp_path / "data").mkdir()
-    with pytest.raises(ClipsentError, match=r"settings.toml: \[baseline\] --lr many must be a number"):
-        run_stage(file, Workspace(tmp_path), only="baseline")
+    for table, text in (
+        ("train", "[train]\nlr = 'many'"),
+        ("train", "[train]\nlr = 'many'\n[baseline]\nepochs = 2"),
+        ("baseline", "[train]\nlr = 1e-5\n[baseline]\nlr = 'many'"),
+        ("baseline", "[train]\nlr = 'few'\n[baseline]\nlr = 'many'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ClipsentError, match=rf"settings.toml: \[{table}\] --lr many must be a number"):
+            run_stage(file, Workspace(tmp_path), only="baseline")
 
 
 def test_a_call_that_finds_all_complete_imports_no_torch(project):

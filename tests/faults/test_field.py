@@ -633,6 +633,7 @@ def test_a_seed_that_was_typed_is_the_only_one_even_if_it_is_the_default(root, c
         (np.zeros(5), "picture 0: broken picture (an array of 5 instead of"),
         (np.zeros((3, 8, 9), np.uint8), "picture 0: broken picture (an array of 3 x 8 x 9 instead of height x width"),
         (np.zeros((8, 9, 3)), "picture 0: broken picture (colours of type float64 instead of uint8"),
+        (np.zeros((8, 9), np.int64), "picture 0: broken picture (levels of type int64 instead of uint8, uint16, int32"),
         (np.full((8, 9), np.nan), "picture 0: broken picture (holds pixels that are no numbers"),
         (np.zeros((0, 0, 3), np.uint8), "picture 0: broken picture (has no pixels"),
         (Image.new("RGB", (0, 3)), "picture 0: broken picture (has no pixels"),
