@@ -1030,6 +1030,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.runs.read_predictions': ('runs.html#read_predictions', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.read_run_config': ('runs.html#read_run_config', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.read_train_posts': ('runs.html#read_train_posts', 'clipsent_nb/runs.py'),
+                                  'clipsent_nb.runs.refuse_foreign': ('runs.html#refuse_foreign', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.resolved_model': ('runs.html#resolved_model', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.save_epoch': ('runs.html#save_epoch', 'clipsent_nb/runs.py'),
                                   'clipsent_nb.runs.save_state': ('runs.html#save_state', 'clipsent_nb/runs.py'),

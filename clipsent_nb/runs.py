@@ -325,9 +325,9 @@ def differing(own: Mapping[str, object], other: Mapping[str, object]) -> list[st
 
 # %% ../nbs/04a_runs.ipynb #dd256b55
 RUN_FILES = (
-    "metrics.json last.pt best.pt history.csv val_predictions.csv val_epochs.npy train_posts.csv config.json "
-    "report.ipynb report.html README.md"
-).split()
+    "metrics.json last.pt best.pt history.csv val_predictions.csv val_epochs.npy train_posts.csv report.ipynb "
+    "report.html README.md config.json"
+).split()  # in the order of their removal: no half of a run passes for a whole, and what is left is known as ours
 RUN_FORMAT = 2  # of run folders; a later version that changes what is in them counts up
 KNOWN_BY = ["guid", "group", "text_digest", "text_key", "image_digest", "image_hash"]  # columns of train_posts.csv
 
@@ -353,16 +353,16 @@ class RunFolder:
 
     def start(self, description: Mapping[str, object], train_posts: pd.DataFrame, parts: Sequence[object]) -> None:
         "Write config.json, train_posts.csv and encoder/ (tokenizer, image processor and configuration of the encoder)."
+        write_json(self / "config.json", description)
         with naming_file(self / "encoder"):
             for part in parts:
                 part.save_pretrained(self / "encoder")
         write_csv(train_posts[[name for name in KNOWN_BY if name in train_posts]], self / "train_posts.csv")
-        write_json(self / "config.json", description)
 
     def clear(self) -> None:
-        "Remove a run's files and nothing else; metrics.json first, so that no half of a run passes for a whole."
-        for name in RUN_FILES:
-            (self / name).unlink(missing_ok=True)
+        "Remove a run's files and nothing else."
+        first, *rest = (self / name for name in RUN_FILES)
+        first.unlink(missing_ok=True)
         for path in self.path.glob("best.*.pt"):
             path.unlink()
         shutil.rmtree(self / "encoder", ignore_errors=True)
@@ -371,6 +371,8 @@ class RunFolder:
                 (folder / file).unlink(missing_ok=True)
             if not any(folder.iterdir()):  # others may have put more into it
                 folder.rmdir()
+        for path in rest:
+            path.unlink(missing_ok=True)
 
 # %% ../nbs/04a_runs.ipynb #e6f4aeca
 def describe_start(
@@ -471,6 +473,20 @@ def promote_best(folder: RunFolder, epoch: int) -> None:
             path.unlink()
 
 # %% ../nbs/04a_runs.ipynb #08d3e2dd
+def refuse_foreign(folder: RunFolder, config: TrainConfig) -> None:
+    "Raise ClipsentError if a run would lie among the posts, or replace files of something else."
+    if folder.is_complete or folder.is_started:
+        return
+    where = f"--output-dir {folder.path}"
+    if (config.posts_root / "data").resolve() in (path := folder.path.resolve(), *path.parents):
+        raise ClipsentError(where, "lies among the posts", todo="choose another folder")
+    others = [name for name in (*RUN_FILES, "encoder") if (folder / name).exists()]
+    own = (folder / "config.json").is_file() and "identity" in read_json(folder / "config.json")
+    if others and not own:
+        what = f"holds no run, but {first_few(others)}, which a run would replace"
+        raise ClipsentError(where, what, todo="choose another folder")
+
+
 def decide_resume(
     folder: RunFolder, own: Mapping[str, object], config: TrainConfig
 ) -> Literal["found", "replace", "go on"]:

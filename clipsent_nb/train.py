@@ -190,6 +190,7 @@ from clipsent_nb.runs import (
     TrainConfig,
     config_values,
     decide_resume,
+    refuse_foreign,
     describe_start,
     differing,
     identity,
@@ -488,6 +489,7 @@ def fit(
     Raises ClipsentError for unusable input, a folder in use or with another run, or a loss that is not finite.
     """
     folder, processes = RunFolder(config.resolve(config.output_dir)), process_state()
+    refuse_foreign(folder, config)
     with locked(folder.path, "--output-dir") if processes.is_main_process else nullcontext():
         own = identity(config)
         decision = agree(decide_resume(folder, own, config) if processes.is_main_process else None)

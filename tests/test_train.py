@@ -120,6 +120,40 @@ def test_complete_run_is_not_repeated(config):
     assert fit(replace(config, lr=2e-3, overwrite=True)).config["lr"] == 2e-3
 
 
+def test_a_run_replaces_no_files_of_something_else(config, root, tmp_path):
+    shutil.copytree(root / "tiny_clip", tmp_path / "tiny_clip")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/README.md").write_text("mine")
+    for folder, what in (
+        (tmp_path / "tiny_clip", "tiny_clip: holds no run, but config.json, which a run would replace; choose another"),
+        (tmp_path / "notes", "notes: holds no run, but README.md, which a run would replace"),
+        (root / "data", "data: lies among the posts; choose another folder"),
+        (root / "data/of_mine/run", "run: lies among the posts"),
+    ):
+        before = sorted(folder.rglob("*"))
+        for overwrite in (False, True):
+            with pytest.raises(ClipsentError, match=what):
+                fit(replace(config, output_dir=folder, overwrite=overwrite))
+        assert sorted(folder.rglob("*")) == before
+    assert (tmp_path / "notes/README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ends", ["start", "clear"])
+def test_a_run_that_was_killed_while_its_folder_was_made_or_cleared_begins_again(config, monkeypatch, ends):
+    def end(*_, **options):
+        raise Killed
+
+    if ends == "clear":
+        fit(config)
+        monkeypatch.setattr("shutil.rmtree", end)
+    else:
+        monkeypatch.setattr("clipsent_nb.runs.write_csv", end)
+    with pytest.raises(Killed):
+        fit(replace(config, overwrite=True, lr=2e-3))
+    monkeypatch.undo()
+    assert fit(replace(config, lr=2e-3)).config["lr"] == 2e-3
+
+
 def test_other_settings_do_not_continue_an_interrupted_run(config):
     with pytest.raises(Killed):
         fit(config, kill_at(1, 3))
