@@ -544,6 +544,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'clipsent_nb.features.refuse_small_disk': ( 'features.html#refuse_small_disk',
                                                                                   'clipsent_nb/features.py'),
                                       'clipsent_nb.features.set_mode': ('features.html#set_mode', 'clipsent_nb/features.py'),
+                                      'clipsent_nb.features.threads_kept': ('features.html#threads_kept', 'clipsent_nb/features.py'),
                                       'clipsent_nb.features.tower_batch': ('features.html#tower_batch', 'clipsent_nb/features.py'),
                                       'clipsent_nb.features.tower_features': ('features.html#tower_features', 'clipsent_nb/features.py'),
                                       'clipsent_nb.features.uniform_batches': ('features.html#uniform_batches', 'clipsent_nb/features.py')},

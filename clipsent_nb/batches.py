@@ -150,7 +150,7 @@ class Cluster:
 class Execution(Cluster):
     "How many runs are executed."
 
-    threads: Count = 0  # Processor threads for each run; 0: the processors of this machine divided by the jobs
+    threads: Count = 0  # Processor threads for each run; 0: processors divided by jobs, OMP_NUM_THREADS at most
     time_limit: NotNegative = 0.0  # Minutes after which a run is stopped and counts as failed; 0: none
     max_failures: Count = 0  # Start no further run after so many have failed; 0: go on regardless
     keep_best: Count = 1  # Keep the weights of so many of the best runs; scores and predictions of all are kept
@@ -159,7 +159,9 @@ class Execution(Cluster):
     @property
     def threads_each(self) -> int:
         "Processor threads for each run."
-        return self.threads or max(1, worker_count(0) // self.jobs)
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        share = max(1, worker_count(0) // self.jobs)
+        return self.threads or (min(int(told) or share, share) if told.isdecimal() else share)
 
 # %% ../nbs/05a_batches.ipynb #830b86ae
 from .report import execute, kept_kernels

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODING_BATCH', 'TOWERS', 'process_state', 'find_device', 'agree', 'bf16_able', 'bf16_fast', 'compute_dtype',
-           'autocast', 'tower_batch', 'encode', 'head_probabilities', 'kept_features', 'Features']
+           'autocast', 'tower_batch', 'encode', 'head_probabilities', 'kept_features', 'threads_kept', 'Features']
 
 # %% ../nbs/04b_features.ipynb #0d190236
 import errno
@@ -347,6 +347,16 @@ def blank_missing(
     return tuple(part * there.to(part.device) for part, there in zip(features, given, strict=True))
 
 # %% ../nbs/04b_features.ipynb #cfa513a4
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    "Give torch back the number of threads that it has before."
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Features:
     "Text and image features of a run's posts: computed where something is trained, kept where nothing is."
 
@@ -363,6 +373,7 @@ class Features:
         self.inputs = {"train": train, "val": val}
         self.device = next(model.parameters()).device
         self.micro_batch_size = config.micro_batch_size
+        self.threads = torch.get_num_threads()
         self.compute = compile_widths(model.features) if config.compile else model.features
         self.frozen = True
         self.kept: dict[str, dict[Tower, Tensor]] = {"train": {}, "val": {}}
@@ -371,6 +382,7 @@ class Features:
     def freeze(self, frozen: bool) -> None:
         "Freeze or unfreeze the encoder for an epoch, and have at hand what can be kept."
         self.frozen = frozen
+        torch.set_num_threads(self.threads)
         set_trainable(self.model, not frozen, self.config.blocks)
         untrained = {tower for tower in TOWERS if frozen or self.config.blocks[tower] == 0}
         where = self.config.cache / "features", self.device, self.dtype
@@ -386,6 +398,8 @@ class Features:
             if not frozen and split not in self.activations:
                 self.activations[split] = find_activations(self, split)
         set_mode(self.model, self.config, frozen)
+        if self.device.type == "cpu" and len(self.kept["train"]) == len(TOWERS):
+            torch.set_num_threads(1)  # a head alone gains nothing by more, and beside other programs it waits for them
 
     def train(self, rows: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
         "Text and image features of a training mini-batch [B, width], with a graph where something is trained."

@@ -50,7 +50,15 @@ def step_seed(
 
 # %% ../nbs/04_train.ipynb #fef9f61d
 from clipsent_nb.data import make_splits
-from clipsent_nb.features import Features, agree, compute_dtype, find_device, head_probabilities, process_state
+from clipsent_nb.features import (
+    Features,
+    agree,
+    compute_dtype,
+    find_device,
+    head_probabilities,
+    process_state,
+    threads_kept,
+)
 from clipsent_nb.files import (
     ClipsentError,
     atomic_write,
@@ -500,7 +508,7 @@ def fit(
         criterion = make_class_loss(config, inputs.train.labels)
         targets = torch.from_numpy(inputs.train.labels).to(features.device)
         saved = time.monotonic()
-        with tracked(config) as send, training_bar(config, state, len(inputs.train)) as bar:
+        with tracked(config) as send, training_bar(config, state, len(inputs.train)) as bar, threads_kept():
             while state.epoch < config.epochs and not state.is_stale(config.early_stop):
                 started, frozen = time.monotonic(), config.is_frozen(state.epoch)
                 batches = start_epoch(folder, state, features, config, frozen)

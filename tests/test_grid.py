@@ -359,3 +359,11 @@ def test_a_hub_that_refuses_is_asked_once_for_all_folds(base, monkeypatch):
     with pytest.raises(ClipsentError, match="the hub does not deliver it"):
         prepare(folds)
     assert asked == ["someone/clip"]
+
+
+def test_runs_take_no_more_threads_than_the_user_allows(monkeypatch):
+    monkeypatch.setattr(batches, "worker_count", lambda wanted: 8)
+    for told, jobs, threads in (("", 2, 4), ("1", 2, 1), ("16", 2, 4), ("0", 2, 4), ("2,1", 1, 8), ("3", 1, 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert Execution(jobs=jobs).threads_each == threads
+    assert Execution(threads=5).threads_each == 5

@@ -120,6 +120,17 @@ def test_complete_run_is_not_repeated(config):
     assert fit(replace(config, lr=2e-3, overwrite=True)).config["lr"] == 2e-3
 
 
+def test_a_head_alone_is_trained_by_one_thread_and_towers_by_as_many_as_before(config):
+    seen = []
+    torch.set_num_threads(2)
+    try:
+        fit(config, lambda state: seen.append((state.epoch, torch.get_num_threads())))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert set(seen) == {(0, 1), (1, 2)}  # freeze_epochs is 1
+
+
 def test_a_run_replaces_no_files_of_something_else(config, root, tmp_path):
     shutil.copytree(root / "tiny_clip", tmp_path / "tiny_clip")
     (tmp_path / "notes").mkdir()
