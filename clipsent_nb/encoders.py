@@ -377,6 +377,11 @@ def load_tower(
     if lacking or model.main_input_name != {"text": "input_ids", "image": "pixel_values"}[tower]:
         what = f"no model for {tower}s" if not lacking else f"its file has no {first_few(sorted(lacking))}"
         raise ClipsentError(f"{flag} {folder}", what, todo="take a whole one, of one modality or of both")
+    if not hasattr(model.config, "hidden_size"):
+        what = f"a {model.config.model_type} model has no one width, so that nothing can be joined to it"
+        raise ClipsentError(
+            f"{flag} {folder}", what, todo="take a transformer, for pictures ViT, DINOv2, Swin or SigLIP"
+        )
     unpooled = bool(found["missing_keys"]) or not (dual or tower == "image")
     return model, {"text": "mean", "image": "first"}[tower] if unpooled else "own"
 

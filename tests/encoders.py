@@ -143,6 +143,9 @@ FAMILIES |= {
     for reader, (tokenizer, text) in READERS.items()
 }
 
+SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+FAMILIES["swin_bert"] = (bert_tokenizer, partial(joined, "Swin", "Bert", vision=SWIN))
+
 
 def write_encoder(folder: Path, family: str) -> Path:
     "A small encoder of a family in save_pretrained layout, for pictures of 32 by 32."

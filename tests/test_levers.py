@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 
 from clipsent_nb import features, train
 from clipsent_nb.batches import Execution, identities, run_many
@@ -336,6 +336,13 @@ def test_half_of_an_encoder_is_refused(half):
 def test_a_model_of_the_other_modality_is_refused(config, root, reader):
     with pytest.raises(ClipsentError, match="--image-encoder .*no model for images"):
         fit(joined(config, "tiny_clip", reader))
+
+
+def test_a_picture_model_without_one_width_is_refused(config, tmp_path, reader):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    ResNetModel(ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
+    with pytest.raises(ClipsentError, match="--image-encoder .*resnet: a resnet model has no one width"):
+        fit(joined(config, reader, tmp_path / "resnet"))
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])
