@@ -43,7 +43,7 @@ def picture_pixels(
 from typing import TYPE_CHECKING
 
 from clipsent_nb.caches import ImagePreprocessor
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.files import ClipsentError, first_line
 
 
 def picture_settings(
@@ -136,7 +136,10 @@ def write_graph(
     inputs: Mapping[str, np.ndarray],  # A batch of two posts, from `read_batch`
     path: Path,  # The file to write
 ) -> None:
-    "Write scaling, towers, head, adjustment and temperature as an ONNX graph from these inputs to logits [B, C]."
+    """Write scaling, towers, head, adjustment and temperature as an ONNX graph from these inputs to logits [B, C].
+
+    Raises ClipsentError if the towers compute what ONNX has not.
+    """
     import warnings
 
     import torch
@@ -159,17 +162,24 @@ def write_graph(
     free = {name: {0: "batch"} for name in [*inputs, "logits"]}
     free |= {name: {0: "batch", 1: "length"} for name in INPUTS[:2]}
     names = {"input_names": list(inputs), "output_names": ["logits"], "dynamic_axes": free}
-    tensors = tuple(map(torch.from_numpy, inputs.values()))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of what a trace cannot see; the answers are compared afterwards
-        graph = Graph(classifier.model.float()).eval()
-        torch.onnx.export(graph, tensors, path, opset_version=18, dynamo=False, **names)
+    tensors, fast = tuple(map(torch.from_numpy, inputs.values())), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which ONNX does not have
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of what a trace cannot see; the answers are compared afterwards
+            graph = Graph(classifier.model.float()).eval()
+            torch.onnx.export(graph, tensors, path, opset_version=18, dynamo=False, **names)
+    except torch.onnx.errors.UnsupportedOperatorError as error:
+        what = f"ONNX has not all that its towers compute ({first_line(error)})"
+        raise ClipsentError(f"--output {path.parent}", what, todo="take another encoder") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 # %% ../nbs/11b_export.ipynb #516bc54f
 import json
 
 from clipsent_nb.cleaning import SWITCHES
-from clipsent_nb.files import digest, first_line, write_json
+from clipsent_nb.files import digest, write_json
 
 EXPORT_FORMAT = 2  # a later version that changes what is in an export counts up
 

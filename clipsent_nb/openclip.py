@@ -105,7 +105,7 @@ class OpenClipModel(PreTrainedModel):
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
         "Projected text features [B, width] of token ids [B, L] that are padded with the end mark."
-        ended = (input_ids == self.config.text_config.vocab_size - 1).cumsum(dim=1) > 1
+        ended = (input_ids == self.config.text_config.vocab_size - 1).int().cumsum(dim=1) > 1
         return BaseModelOutputWithPooling(pooler_output=self.text(input_ids.masked_fill(ended, 0)))
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:

@@ -3,12 +3,18 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from clipsent_nb.encoders import load_encoder, load_processors
+from clipsent_nb.export import OnnxClassifier, write_export
+from clipsent_nb.inputs import inputs_from_memory
+from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.sample import tiny_clip
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -156,3 +162,23 @@ def write_encoder(folder: Path, family: str) -> Path:
     for part in (build(text_sizes(tokenizer)), tokenizer, image_processor):
         part.save_pretrained(folder)
     return folder
+
+
+def export_difference(folder: Path, output: Path) -> float:
+    "By how much the probabilities of a graph differ from those of an untrained model on this encoder, at most."
+    torch.manual_seed(0)
+    model, processors = DualEncoderClassifier(load_encoder(folder)).eval(), load_processors(folder)
+    options = {"config": {}, "adjustment": None, "temperature": 1.0, "may_lack": set()}
+    write_export(
+        SimpleNamespace(model=model, tokenizer=processors[0], image_processor=processors[1], **options), output
+    )
+    graph, differences = OnnxClassifier.load(output, threads=1), []
+    pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((50, 80), (99, 33), (64, 64))]
+    for count in (1, 3):
+        batch = inputs_from_memory(TEXTS[:count], pictures[:count], processors, {}).batch(range(count))
+        batch.pop("labels")
+        with torch.no_grad():
+            expected = model(**batch).softmax(-1).numpy()
+        found = graph.predict(TEXTS[:count], pictures[:count]).filter(like="p_").to_numpy()
+        differences.append(abs(found - expected).max())
+    return max(differences)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from encoders import FAMILIES, export_difference, write_encoder
 from PIL import Image
 
 from clipsent_nb.encoders import load_encoder, load_processors
@@ -58,6 +59,19 @@ def pair(request, encoder, tmp_path_factory) -> tuple[SimpleNamespace, Path]:
     folder = tmp_path_factory.mktemp("export") / "onnx"
     write_export(classifier, folder)
     return classifier, folder
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("siglip2", "swin_bert"))) for name in FAMILIES],
+)
+def test_the_graph_of_each_family_answers_as_the_model_does(tmp_path, family):
+    folder = write_encoder(tmp_path / "encoder", family)
+    if family == "siglip":
+        with pytest.raises(ClipsentError, match="SiglipTokenizer: runs in Python only, so it cannot be exported"):
+            export_difference(folder, tmp_path / "onnx")
+    else:
+        assert export_difference(folder, tmp_path / "onnx") < 1e-5
 
 
 @pytest.mark.parametrize("count", [1, 3])

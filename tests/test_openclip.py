@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import TEXTS
+from encoders import TEXTS, export_difference
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -69,6 +69,7 @@ def test_an_encoder_of_open_clip_reads_and_sees_as_its_own(open_clip, tmp_path, 
         texts = text_features(encoder, batch["input_ids"], batch["attention_mask"])
         torch.testing.assert_close(texts, own.encode_text(open_clip.SimpleTokenizer()(TEXTS)))
         torch.testing.assert_close(image_features(encoder, pixels), own.encode_image(pixels))
+    assert export_difference(tmp_path, tmp_path / "onnx") < 1e-5
     for part in (encoder.config, *processors):  # as a run keeps them
         part.save_pretrained(tmp_path / "run")
     again = load_encoder(tmp_path / "run", weights=False)
