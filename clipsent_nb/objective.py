@@ -335,9 +335,6 @@ def warn_of_absent(
         log.warning("%s", warning)
 
 # %% ../nbs/03_objective.ipynb #d6b13568
-from sklearn.metrics import brier_score_loss, log_loss
-
-
 def score(
     y_true: ArrayLike,  # Class ids [N]
     probs: ArrayLike,  # Probabilities [N, C]
@@ -349,6 +346,8 @@ def score(
     distance over all classes, 0 to 2 (Brier, 1950, "Verification of Forecasts Expressed in Terms of Probability").
     Raises ClipsentError for ids or probabilities that are none.
     """
+    from sklearn.metrics import brier_score_loss, log_loss  # which take a second that a prediction need not wait for
+
     y_true = check_ids(y_true, "y_true", labels=labels)
     probs, classes = check_probabilities(probs, len(y_true), labels), list(range(len(labels)))
     return score_answers(y_true, probs.argmax(axis=1), labels) | {
@@ -388,7 +387,7 @@ def plot_confusion(
     return axis
 
 # %% ../nbs/03_objective.ipynb #0bc6f324
-from scipy.stats import norm
+from scipy.special import ndtri
 
 
 def wilson_interval(
@@ -411,13 +410,12 @@ def wilson_interval(
     if total == 0:
         return 0.0, 1.0
     sizes = np.ones(int(total)) if groups is None else pd.Series(groups).value_counts().to_numpy()
-    share, posts, z = errors / total, total**2 / (sizes**2).sum(), norm.ppf((1 + level) / 2)
+    share, posts, z = errors / total, total**2 / (sizes**2).sum(), ndtri((1 + level) / 2)
     middle, half = share + z**2 / (2 * posts), z * np.sqrt(share * (1 - share) / posts + z**2 / (4 * posts**2))
     low, high = (middle - half) / (1 + z**2 / posts), (middle + half) / (1 + z**2 / posts)
     return float(max(low, 0.0)), float(min(high, 1.0))
 
 # %% ../nbs/03_objective.ipynb #df743e74
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 
@@ -431,6 +429,8 @@ def fit_temperature(
     the lowest, 0.05, comes back. Raises ClipsentError for ids that are none or scores that are not finite.
     Source: Guo et al., 2017, "On Calibration of Modern Neural Networks".
     """
+    from scipy.optimize import minimize_scalar
+
     scores = as_numbers(logits, "logits")
     if scores.ndim != 2 or not np.isfinite(scores).all():
         got = f"got shape {scores.shape} with {(~np.isfinite(scores)).sum()} values not finite"

@@ -104,7 +104,7 @@ def jackknife(
     return np.reshape(scores, answers.shape[:-1]), np.reshape(shifts, (*answers.shape[:-1], -1))
 
 # %% ../nbs/03a_stats.ipynb #97027eb6
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 
 def interval_and_p(
@@ -119,7 +119,7 @@ def interval_and_p(
     if variance < 1e-24:  # nothing but rounding
         return {"low": float(estimate), "high": float(estimate), "p": float(abs(estimate) < 1e-12)}
     sd = np.sqrt(variance)
-    half, p = student.ppf((1 + level) / 2, df) * sd, 2 * student.sf(abs(estimate) / sd, df)
+    half, p = stdtrit(df, (1 + level) / 2) * sd, 2 * stdtr(df, -abs(estimate) / sd)
     return {"low": float(estimate - half), "high": float(estimate + half), "p": float(p)}
 
 # %% ../nbs/03a_stats.ipynb #d2559fb3
@@ -260,9 +260,6 @@ def verdict(
     return "better" if comparison["difference"] > 0 else "worse"
 
 # %% ../nbs/03a_stats.ipynb #7c232d3c
-from scipy.stats import false_discovery_control
-
-
 def adjust_p(
     p: ArrayLike,  # p values of one family of tests [tests]; NaN where none was made
 ) -> np.ndarray:
@@ -270,6 +267,8 @@ def adjust_p(
 
     Source: Benjamini and Hochberg, 1995, "Controlling the False Discovery Rate".
     """
+    from scipy.stats import false_discovery_control
+
     adjusted = np.array(p, dtype=float)
     known = ~np.isnan(adjusted)
     if known.any():
@@ -285,9 +284,6 @@ def judge(
     return table.assign(verdict=[verdict(row) for _, row in table.iterrows()])
 
 # %% ../nbs/03a_stats.ipynb #d507e2a1
-from scipy.stats import binom
-
-
 def mcnemar(
     y_true: ArrayLike,  # Class ids [N]
     pred_a: ArrayLike,  # Class ids from the first model [N]
@@ -301,6 +297,8 @@ def mcnemar(
     Source: McNemar, 1947, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages";
     by groups it is Fisher's randomization test of paired differences (1935, "The Design of Experiments").
     """
+    from scipy.stats import binom
+
     y_true = check_ids(y_true, "y_true", labels=labels)
     a, b = (check_ids(ids, name, len(y_true), labels) for ids, name in ((pred_a, "pred_a"), (pred_b, "pred_b")))
     lead = (a == y_true).astype(int) - (b == y_true)
