@@ -1,4 +1,4 @@
-"""Starting: `import clipsent_nb`, `clipsent --help`, and a process up to its first training step.
+"""Starting: `import clipsent_nb`, `clipsent --help`, and a process up to its first training step or first answer.
 
 python benchmarks/startup.py [--quick] [--json FILE]
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from common import interleave, parser, summarize, write_figures
 
+from clipsent_nb.export import export
+from clipsent_nb.files import Workspace
 from clipsent_nb.train import sample_run
 
 FIRST_STEP = """
@@ -22,18 +24,36 @@ fit(config, on_step=lambda state: sys.exit())
 sys.exit("no step")
 """
 
+FIRST_ANSWER = """
+import sys
+from clipsent_nb import {kind}
+
+print({kind}.load(sys.argv[1]).predict(["so happy"], [sys.argv[2]]))
+"""
+
 
 def main() -> None:
     options = parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "sample"
-        sample_run(root, epochs=1)  # fills the caches
+        run = sample_run(root, epochs=1).folder  # fills the caches
+        export(run, workspace=Workspace(root))
+        picture = str(next((root / "data").glob("*.jpg")))
+        one = ["--weights", str(run), "--text", "so happy", "--image", picture, "--project-root", str(root)]
         commands = {
             "python": ["-c", ""],
             "import clipsent_nb": ["-c", "import clipsent_nb"],
             "clipsent --help": ["-m", "clipsent_nb.cli", "--help"],
             "import torch, transformers": ["-c", "import torch, transformers.modeling_utils"],
             "first training step": ["-c", FIRST_STEP, str(root)],
+            "clipsent predict --text --image": ["-m", "clipsent_nb.cli", "predict", *one],
+            "Classifier.load, one answer": ["-c", FIRST_ANSWER.format(kind="Classifier"), str(run), picture],
+            "OnnxClassifier.load, one answer": [
+                "-c",
+                FIRST_ANSWER.format(kind="OnnxClassifier"),
+                str(run / "onnx"),
+                picture,
+            ],
         }
 
         def start(words: list[str]) -> None:
