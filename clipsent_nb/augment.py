@@ -24,6 +24,7 @@ from clipsent_nb.files import (
     Workspace,
     atomic_write,
     check_output,
+    check_output_folder,
     checked,
     digest,
     first_few,
@@ -203,7 +204,8 @@ def augment_text(
 
     Raises ClipsentError if the table is unusable or a text cannot be read.
     """
-    check_output("--output-csv", workspace.resolve(output_csv), [workspace.resolve(badcase_csv)], workspace)
+    source, starts = workspace.resolve(badcase_csv), "guid,true_label,pred_label,text_path"
+    check_output("--output-csv", workspace.resolve(output_csv), [source], workspace, starts)
     cases, output, rows = find_cases(badcase_csv, workspace), workspace.resolve(output_csv), []
     for case in cases.itertuples():
         text, _ = read_text(case.text_file, case.encoding)
@@ -287,10 +289,10 @@ def augment_images(
 
     Raises ClipsentError if the table is unusable or a picture is missing or broken.
     """
-    check_output(
-        "--output-dir", workspace.resolve(output_dir) / IMAGE_COPIES.name, [workspace.resolve(badcase_csv)], workspace
-    )
-    cases, folder = find_cases(badcase_csv, workspace), workspace.resolve(output_dir)
+    folder, starts = workspace.resolve(output_dir), "guid,true_label,pred_label,image_path"
+    check_output_folder("--output-dir", folder, workspace)
+    check_output("--output-dir", folder / IMAGE_COPIES.name, [workspace.resolve(badcase_csv)], workspace, starts)
+    cases = find_cases(badcase_csv, workspace)
     jobs = [(case, number) for case in cases.itertuples() for number in range(1, num_aug + 1)]
 
     def copy(job: tuple) -> tuple:
@@ -412,7 +414,7 @@ def merge(
     path, output, cases_csv, *others = (
         workspace.resolve(file) for file in (train_csv, output_csv, badcase_csv, badcase_image_csv, badcase_text_csv)
     )
-    check_output("--output-csv", output, [path, cases_csv, *others], workspace)
+    check_output("--output-csv", output, [path, cases_csv, *others], workspace, ",".join(SPLIT_COLUMNS[:5]))
     train = refresh_content(read_split(path), workspace, path).reindex(columns=SPLIT_COLUMNS, fill_value="")
     cases = read_cases(cases_csv)
     sources = find_sources(cases, train, cases_csv, workspace).reindex(columns=SPLIT_COLUMNS, fill_value="")

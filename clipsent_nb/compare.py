@@ -610,6 +610,7 @@ class Ranking:
 
 # %% ../nbs/12_compare.ipynb #a558d11a
 from .files import check_output, formula_safe, write_csv
+from .stats import refuse_one_group
 from .report import make_page
 
 
@@ -626,10 +627,12 @@ def compare(
     Raises ClipsentError for unusable settings or input, a leaked baseline, or a named run on other posts.
     """
     csv = config.resolve(output_csv)
-    check_output("--output-csv", csv, [], config)
+    check_output("--output-csv", csv, [], config, "model,val_acc,")
     if csv.suffix != ".csv":
         raise ClipsentError(f"--output-csv {csv}", "not the name of a table", todo="give one that ends in .csv")
     comparable_runs(config, runs)  # before the long work
+    if (path := config.resolve(config.val_csv)).is_file():
+        refuse_one_group(read_split(path).group, path)
     make_baseline(config)
     posts, contenders, left_out = gather_contenders(config, runs, references)
     warn_of_absent(absent_classes(posts.label, contenders[0].runs[0].classes))

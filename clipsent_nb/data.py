@@ -91,8 +91,8 @@ def assign_parts(
 
 # %% ../nbs/00_data.ipynb #79d07117
 SPLIT_COLUMNS = ["guid", "text_path", "image_path", "label", "group", *CONTENT]
-FORMS = {"text_digest": "[0-9a-f]{32}", "image_digest": "[0-9a-f]{32}", "text_key": "([0-9a-f]{32})?"}
-FORMS |= {"image_hash": "([0-9a-f]{16})?"}
+FORMS = {"text_digest": "[0-9a-f]{32}", "image_digest": "[0-9a-f]{32}", "text_key": "[0-9a-f]{32}"}
+FORMS |= {"image_hash": "[0-9a-f]{16}"}
 
 
 def forget_damaged(
@@ -100,9 +100,10 @@ def forget_damaged(
 ) -> pd.DataFrame:
     """The table without what it says of files in rows where it does not say all of it, or not as we write it.
 
-    A spreadsheet makes a number of a hash without letters, and a column may be gone or emptied: such files are opened again.
+    A spreadsheet makes a number of a hash without letters, and a column may be gone or emptied: such files are opened
+    again, and with them those few that have no key or hash, as texts without letters and plain pictures have none.
     """
-    whole = pd.Series(not table.get("image_hash", pd.Series("")).eq("").all(), index=table.index)
+    whole = pd.Series(True, index=table.index)
     for name, form in FORMS.items():
         whole &= table[name].str.fullmatch(form) if name in table else False
     return table.assign(**{name: table[name].where(whole, "") for name in FORMS if name in table})

@@ -96,6 +96,7 @@ from dataclasses import dataclass, fields
 
 from clipsent_nb.compare import baseline_posts, refuse_changed
 from clipsent_nb.files import ClipsentError, Workspace, first_few
+from clipsent_nb.stats import refuse_one_group
 from clipsent_nb.heads import find_rows, validation_posts
 from clipsent_nb.members import WordModel
 from clipsent_nb.runs import Run, TrainConfig, warn_of_changes
@@ -121,6 +122,7 @@ def gather_candidates(
     Raises ClipsentError that names the run that is an ensemble, or has other classes or posts than the first one.
     """
     posts, classes, found = validation_posts(runs[0]), runs[0].classes, []
+    refuse_one_group(posts.group, runs[0].folder / "val_predictions.csv")
     warn_of_changes(runs[0], workspace)
     for run in runs:
         if run.config.get("kind") == "ensemble":
@@ -183,7 +185,7 @@ def all_train_posts(
 # %% ../nbs/12a_ensemble.ipynb #421a3f95
 from clipsent_nb.data import read_split
 from clipsent_nb.decisions import fit_calibration
-from clipsent_nb.inputs import copies_in, refresh_content
+from clipsent_nb.inputs import content_fingerprint, copies_in, refresh_content
 from clipsent_nb.objective import score
 from clipsent_nb.stats import cross_fit_answers, seeds_interval
 from clipsent_nb.trained import calibrate
@@ -194,11 +196,15 @@ def leaked_guids(
     known: pd.DataFrame | None,  # From `all_train_posts`
     workspace: Workspace,  # Where the posts are
 ) -> list[str]:
-    "Guids of validation posts that have a copy among the training posts of any member."
+    "Guids of validation posts that have a copy among the training posts of any member; none where the file is another now."
     path = workspace.resolve(runs[0].config["val_csv"])
     if known is None or not path.is_file():
         return []
-    return copies_in(refresh_content(read_split(path), workspace, path), known)
+    posts = refresh_content(read_split(path), workspace, path)
+    own = content_fingerprint(posts) == runs[0].content(
+        "val_csv"
+    )  # else each member tells of the posts that it predicted
+    return copies_in(posts, known) if own else []
 
 
 def measure_ensemble(

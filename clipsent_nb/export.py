@@ -43,7 +43,7 @@ def picture_pixels(
 from typing import TYPE_CHECKING
 
 from clipsent_nb.caches import ImagePreprocessor
-from clipsent_nb.files import ClipsentError, first_line
+from clipsent_nb.files import ClipsentError, first_few, first_line
 
 
 def picture_settings(
@@ -352,6 +352,7 @@ class ExportCheck:
     "How the answers of an export differ from those of its run, on the validation posts."
 
     posts: int  # how many were asked about
+    met_posts: int | None  # of them, how many the run was trained on, or on near-copies of them; None: not known
     agreement: float  # the share with the same answer
     run_f1: float  # macro-F1 of the run's model in 32 bits
     export_f1: float  # macro-F1 of the export
@@ -361,6 +362,7 @@ class ExportCheck:
 
     def __str__(self) -> str:
         change, low, high = self.difference
+        leaked = f"LEAKED: the run was trained on {self.met_posts} of these posts, or on near-copies: both scores are too high"
         return "\n".join(
             [
                 f"{self.agreement:.1%} of {self.posts} validation posts get the same answer from both",
@@ -368,6 +370,7 @@ class ExportCheck:
                 f" (difference {change:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})",
                 "{:.0f} MB of weights, {:.0f} MB exported".format(*self.megabytes),
                 "one post at a time: {:.3g} posts/s in torch, {:.3g} posts/s exported".format(*self.posts_per_second),
+                *([leaked] if self.met_posts else []),
             ]
         )
 
@@ -400,13 +403,21 @@ def compare_with_run(
 ) -> tuple[dict[str, object], tuple[list[str], list[str]]]:
     """The first fields of a `ExportCheck` on the run's validation posts; and their texts and picture files.
 
-    Raises ClipsentError if the validation posts are not there any more.
+    Raises ClipsentError if the validation posts are not there any more, or have no labels.
     """
     from clipsent_nb.decoding import read_text
     from clipsent_nb.objective import score
+    from clipsent_nb.runs import Run, warn_of_changes
     from clipsent_nb.stats import compare_seeds
+    from clipsent_nb.trained import find_met_posts
 
-    val = classifier.read_posts(workspace.resolve(classifier.config["val_csv"]), workspace)
+    path = workspace.resolve(classifier.config["val_csv"])
+    val = classifier.read_posts(path, workspace)
+    if bare := val.posts.guid[val.labels < 0].tolist():
+        raise ClipsentError(path, f"no label for guid {first_few(bare)}", todo="an export is judged on labelled posts")
+    if classifier.folder and (classifier.folder / "metrics.json").is_file():
+        warn_of_changes(Run.load(classifier.folder), workspace, path)
+    met = find_met_posts(classifier.folder, val.posts)
     encodings = val.posts.encoding if "encoding" in val.posts else [""] * len(val)
     texts = [read_text(*file)[0] for file in zip(val.posts.text_file, encodings, strict=True)]
     images, tables = val.posts.image_file.tolist(), []
@@ -420,6 +431,7 @@ def compare_with_run(
     change = compare_seeds(val.labels, *answers, groups=val.groups)
     values = {
         "posts": len(val),
+        "met_posts": None if met is None else len(met),
         "agreement": float((answers[0] == answers[1]).mean()),
         "run_f1": score(val.labels, own, val.classes)["f1_macro"],
         "export_f1": score(val.labels, other, val.classes)["f1_macro"],

@@ -509,6 +509,8 @@ def checked(
 def _with_commas(values: object) -> object:
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set):  # these have no order
         values = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in values]
+        if split := [one for one in values if isinstance(one, str) and "," in one]:
+            raise ValueError(f"{split[0]!r} has a comma, which separates names; rename it")
         plain = all(isinstance(one, str | Number | Sequence) for one in values)
         return ",".join(map(str, values)) if plain else values
     values = os.fspath(values) if isinstance(values, os.PathLike) else values
@@ -634,8 +636,9 @@ def check_output(
     output: Path,  # Where it is, not how the user named it
     inputs: Iterable[Path],  # Files and folders that are read
     workspace: Workspace,  # Where the posts are
+    starts: str,  # How a file of this kind starts
 ) -> None:
-    "Raise ClipsentError if a file to write is a folder, lies among the posts, or would replace what others rest on."
+    "Raise ClipsentError if a file to write is a folder, lies among the posts, or would replace anything but its like."
     path, raw = output.resolve(), workspace.posts_root
     if path.is_dir():
         raise ClipsentError(f"{flag} {path}", "is a folder", todo="give the name of a file")
@@ -653,3 +656,22 @@ def check_output(
     if split or model or (home.name == "encoder" and (home.parent / "config.json").is_file()):
         what = f"would replace a file of {'the splits' if split else 'a model'}"
         raise ClipsentError(f"{flag} {path}", what, todo="choose another name")
+    with open(path, "rb") as file:
+        start = file.read(len(starts) + len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+    if start and not start.startswith(starts.encode()):
+        what = f"would replace a file that is none of ours; ours start with {starts!r}"
+        raise ClipsentError(f"{flag} {path}", what, todo="choose another name")
+
+
+def check_output_folder(
+    flag: str,  # That names the folder to write into
+    folder: Path,
+    workspace: Workspace,  # Where the posts are
+) -> None:
+    "Raise ClipsentError if a folder to write into is that of a model, an encoder, the splits or the posts."
+    place, posts = folder.resolve(), (workspace.posts_root / "data").resolve()
+    taken = {"a model or an encoder": MODEL_MARKS, "the splits": ("train.csv", "val.csv")}
+    kinds = [kind for kind, names in taken.items() if any((place / name).is_file() for name in names)]
+    if kinds or posts in (place, *place.parents):
+        what = f"is the folder of {kinds[0] if kinds else 'the posts'}"
+        raise ClipsentError(f"{flag} {folder}", what, todo="choose another one")

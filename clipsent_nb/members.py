@@ -16,7 +16,7 @@ import pandas as pd
 from .cleaning import HAN, KANA, active_rules, clean_text
 from .data import read_split
 from .decoding import LONGEST_TEXT, read_text
-from .files import ClipsentError, Workspace, atomic_write, checked, read_json, write_json
+from .files import ClipsentError, ModelName, Workspace, atomic_write, checked, read_json, write_json
 from .hub import fetch_run
 from .inputs import find_files, label_numbers
 from .posts import Problem, settle_problems
@@ -249,7 +249,7 @@ def load_model(
     run: Path
     | str,  # A run folder, a weights file or an ensemble, relative to the project root; or org/name on the hub
     workspace: Workspace = Workspace(),  # Where the project is
-    model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
+    model_name: ModelName | None = None,  # The encoder, if no folder `encoder` lies beside the weights
     device: str | None = None,  # Where to compute; default: the best that this machine has
 ) -> TrainedModel | Ensemble:
     """Load what a run or `clipsent ensemble` has left.

@@ -104,7 +104,7 @@ def _check_share(left_out: dict[str, Problem], total: int, where: Path | str, wo
         return log.warning("%s", format_message(f"warning: {where}", what, done, "once mended, they are used again"))
     limit, hint = f"--max-bad {workspace.max_bad} allows {allowed}", "mend the files, or remove their rows"
     if workspace.strict:
-        limit = "--strict allows none"
+        limit = "none may be left out"
     elif some_left:
         hint += f", or allow more with --max-bad {math.ceil(100 * len(left_out) / total)}%"
     else:

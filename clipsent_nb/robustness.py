@@ -20,6 +20,7 @@ from .files import ClipsentError, Workspace, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from .stats import refuse_one_group
 from .files import AtLeastOne, Listing, ModelName, Seed, checked, first_few
 from .objective import absent_classes, class_names, warn_of_absent
 
@@ -103,7 +104,7 @@ class Probe:
 def load_probe(
     weights: Path,  # A run folder, or its best.pt; relative to the project root
     val_csv: Path | None = None,  # Posts to test on; relative to the project root; default: those the run validated on
-    model_name: str | None = None,  # The encoder, if no folder `encoder` lies beside the weights
+    model_name: ModelName | None = None,  # The encoder, if no folder `encoder` lies beside the weights
     settings: CorruptionSettings = ALL_CORRUPTIONS,  # How the posts will be damaged
     workspace: Workspace = Workspace(),  # Where everything is
 ) -> Probe:
@@ -117,7 +118,9 @@ def load_probe(
     posts = refresh_content(read_split(split), workspace, split)
     if bare := posts.guid[posts.label == ""].tolist():
         raise ClipsentError(split, f"no label for guid {first_few(bare)}", todo="give posts with labels")
-    return Probe(trained, trained.read_posts(posts, workspace, split), settings)
+    inputs = trained.read_posts(posts, workspace, split)
+    refuse_one_group(inputs.groups, split)
+    return Probe(trained, inputs, settings)
 
 # %% ../nbs/08_robustness.ipynb #90862fd1
 from clipsent_nb.corruptions import corrupt_pixels
@@ -321,7 +324,7 @@ def describe_drops(
         verb = "lowers" if len(clear) == 1 else "lower"
         count = f"{len(clear) or 'None'} of the {len(kinds)} corruptions {verb} the score by more than luck would"
         lines.append(f"{count}, corrected for their number.")
-    for modality, rows in kinds.groupby("modality"):
+    for modality, rows in kinds[kinds.relative_drop.notna()].groupby("modality"):
         lines.append(f"Corrupted {modality}s lose {rows.relative_drop.mean():.1%} of the score on average.")
     return "\n\n".join([*lines, *describe_use(conditions)])
 
@@ -532,7 +535,7 @@ def tell_card(
         write_card(folder, read_json(folder / "metrics.json"), find_licence(folder), corruptions)
 
 # %% ../nbs/08_robustness.ipynb #228e0518
-from .files import locked, write_json
+from .files import check_output_folder, locked, write_json
 from .report import make_page
 
 
@@ -551,8 +554,7 @@ def robustness(
     Raises ClipsentError for unusable weights or posts.
     """
     folder = workspace.resolve(output_dir)
-    if any((folder / name).is_file() for name in ("metrics.json", "ensemble.json")):
-        raise ClipsentError(f"--output-dir {output_dir}", "is the folder of a model", todo="choose another one")
+    check_output_folder("--output-dir", folder, workspace)
     probe = load_probe(weights, val_csv, model_name, settings, workspace)
     weights = workspace.resolve(weights)
     weights = weights / "best.pt" if weights.is_dir() else weights

@@ -415,6 +415,9 @@ def read_run_config(folder: Path) -> dict[str, object]:
     """
     path, anew = folder / "config.json", "train the run again with --overwrite"
     config = read_json(path, anew)
+    labels = config.get("labels", [])
+    if not isinstance(config.get("format", 1), int) or not isinstance(labels, list):
+        raise ClipsentError(path, "damaged (format or labels)", todo=anew)
     if config.get("format", 1) > RUN_FORMAT:
         newer = config.get("versions", {}).get("clipsent_nb", "of a newer format")
         what = f"written by clipsent_nb {newer}, which this version ({version('clipsent_nb')}) cannot read"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_SHARES', 'WRONG_TAGS', 'TINY_IMAGE_SIZE', 'SamplePost', 'sample_posts', 'write_sample', 'tiny_config',
-           'tiny_clip', 'make_sample']
+           'tiny_clip', 'plain', 'make_sample']
 
 # %% ../nbs/00b_sample.ipynb #68b267ca
 import io
@@ -35,7 +35,7 @@ from transformers import (
 
 from .cleaning import ASIAN, active_rules, clean_text
 from .encoders import quiet_transformers
-from .files import ClipsentError, checked, naming_file
+from .files import ClipsentError, checked, first_few, naming_file
 from .scenes import SCENES, draw_scene
 
 # %% ../nbs/00b_sample.ipynb #0ae18486
@@ -442,6 +442,11 @@ def tiny_clip(
 
 # %% ../nbs/00b_sample.ipynb #dbb4cdd8
 @checked
+def plain(path: Path) -> bytes:
+    "The content of a file of a sample, without the version that wrote it."
+    return re.sub(rb'"transformers_version": "[^"]*"', b"", path.read_bytes())
+
+
 def make_sample(
     directory: Path,  # Receives data/, train.txt, test_without_label.txt and tiny_clip/
     language: str = "en",  # Of the texts: en (English) or zh (Chinese, with a tiny Chinese-CLIP)
@@ -456,12 +461,17 @@ def make_sample(
     with tempfile.TemporaryDirectory() as scratch:
         sample = write_sample(Path(scratch), language=language)
         tiny_clip(sample / "tiny_clip", language=language)
-        own, drawn = directory / "train.txt", {path.name for path in (sample / "data").iterdir()}
-        foreign = [path for path in directory.glob("data/*") if path.name not in drawn]
-        if foreign or (own.exists() and own.read_bytes() != (sample / "train.txt").read_bytes()):
-            raise ClipsentError(directory, "holds other posts already", todo="choose an empty folder")
-        for path in sorted(path for path in sample.rglob("*") if path.is_file()):
-            target = directory / path.relative_to(sample)
+        drawn = {path.relative_to(sample): path for path in sorted(sample.rglob("*")) if path.is_file()}
+        there = {path.relative_to(directory) for path in directory.glob("data/*")}
+        there |= {path for path in drawn if (directory / path).is_file()}
+        foreign = [path for path in sorted(there) if path not in drawn or plain(directory / path) != plain(drawn[path])]
+        if foreign or any((directory / name).is_symlink() for name in ("data", "tiny_clip")):
+            what = (
+                f"holds other posts or files already ({first_few([path.as_posix() for path in foreign] or ['a link'])})"
+            )
+            raise ClipsentError(directory, what, todo="choose an empty folder")
+        for place, path in drawn.items():
+            target = directory / place
             target.parent.mkdir(parents=True, exist_ok=True)
             with naming_file(target):
                 shutil.copyfile(path, target)

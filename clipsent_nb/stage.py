@@ -153,6 +153,11 @@ ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide 
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
 
 
+def is_true(value: object) -> bool:
+    "Whether a switch is on, in the words that settings know."
+    return str(value).lower() not in ("false", "f", "no", "n", "off", "0")
+
+
 @dataclass(frozen=True)
 class Plan:
     "A step with the settings of this call."
@@ -203,7 +208,9 @@ class Plan:
     @property
     def files(self) -> list[str]:
         "What it leaves with these settings."
-        page = [f"{self.step.folder}/report.html"] if self.step.folder and self.values.get("report", True) else []
+        page = (
+            [f"{self.step.folder}/report.html"] if self.step.folder and is_true(self.values.get("report", True)) else []
+        )
         files = [*self.step.makes, *page]
         return [path.replace(self.step.folder, folder, 1) for folder in self.folders for path in files]
 
@@ -268,16 +275,25 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
     return calls
 
 # %% ../nbs/13_stage.ipynb #b0000012
+import re
 from importlib.util import find_spec
 
 
 def refuse_lacking(plan: Plan) -> None:
     "Raise ClipsentError if something is not there that a step will need."
     where, values = f"step {plan.name}", plan.values
-    for module in (values.get("search"), "ray" if values.get("engine") == "ray" else None):
+    for module in (values.get("search"), values.get("tracker"), "ray" if values.get("engine") == "ray" else None):
         if module and not find_spec(module):
             what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
             raise ClipsentError(where, what, todo=todo)
+    head = re.match(rf"{HEADS}/head_([a-z]+)", str(values.get("weights", ""))) if plan.name == "robustness" else None
+    heads = plan.settings["heads"].get("variants")
+    if head and heads and head[1] not in (heads.split(",") if isinstance(heads, str) else heads):
+        what, todo = (
+            f"needs the head {head[1]}, which [heads] variants leaves out",
+            "name others as [robustness] weights",
+        )
+        raise ClipsentError(where, what, todo=todo)
     posts = plan.workspace.posts_root / values.get("test_file", "test_without_label.txt")
     if plan.name == "predict" and values.get("test_file") != TEST and not posts.exists():
         raise ClipsentError(where, f"needs {posts}", todo="put it there, or leave the step out with --skip predict")
@@ -319,7 +335,7 @@ NAMED = ("table", "division", "weights", "csv", "val_csv", "split_csv", "test_fi
 def find_named(plan: Plan) -> dict[str, list[Path]]:
     "The file that each setting of a step names; of a run, its metrics.json; of another folder, what is in it but weights."
     listed = [plan.values.get(key) or () for key in NAMED]
-    listed = [str(one).split(",") if isinstance(one, str | Path) else map(str, one) for one in listed]
+    listed = [map(str, one) if isinstance(one, list | tuple) else str(one).split(",") for one in listed]
     names = [name.strip() for group in listed for name in group if name.strip()]
     if plan.values.get("source") == "val":
         names.append(VAL)
@@ -402,11 +418,22 @@ def is_known(plan: Plan, entry: Mapping[str, object]) -> bool:
     return entry.get("values") == plan.values and entry.get("version") == __version__
 
 
+def lacks_copies(plan: Plan) -> bool:
+    "Whether one of the pictures or texts that a step has made is gone."
+    tables = [plan.workspace.resolve(path) for path in plan.step.makes if path in (IMAGE_CSV, TRAIN_AUG)]
+    for table in map(read_table, tables):
+        for column in {"image_path", "text_path"} & set(table):
+            made = table[column][~table[column].str.startswith("data/")]
+            if not all((plan.workspace.posts_root / name).is_file() for name in made):
+                return True
+    return False
+
+
 def is_complete(plan: Plan, entry: Mapping[str, object], inputs: Mapping[str, str]) -> bool:
     "Whether a step was done with these settings from these files, and what it left is still there."
     if entry.get("state") != "done" or entry.get("inputs") != dict(inputs):
         return False
-    if not all(plan.workspace.resolve(path).is_file() for path in plan.files):
+    if not all(plan.workspace.resolve(path).is_file() for path in plan.files) or lacks_copies(plan):
         return False
     return is_known(plan, entry) or entry.get("deciding") == deciding_values(plan.calls)
 
@@ -490,7 +517,11 @@ RECORD = "outputs/reports/steps.json"
 def read_record(workspace: Workspace) -> dict[str, dict[str, object]]:
     "What was done in earlier calls, by step."
     path = workspace.resolve(RECORD)
-    return read_json(path, "delete it, and all steps are looked at anew") if path.is_file() else {}
+    todo = "delete it, and all steps are looked at anew"
+    record = read_json(path, todo) if path.is_file() else {}
+    if odd := [name for name, entry in record.items() if not isinstance(entry, dict)]:
+        raise ClipsentError(path, f"damaged (what it says of {odd[0]})", todo=todo)
+    return record
 
 
 def do_steps(
@@ -564,7 +595,10 @@ def judge_final(
         lines = [f"**Leaked:** {names} trained on validation posts or copies of them; the grey scores mean nothing."]
     table = read_table(path, ["model", "leaked", "verdict", "difference"]) if path.is_file() else None
     for row in () if table is None else table[table.model == Path(FINAL).name].itertuples():
-        if row.leaked != "True":
+        scored = [workspace.resolve(folder) / "metrics.json" for folder in (BASELINE, FINAL)]
+        if any(one.is_file() and one.stat().st_mtime_ns > path.stat().st_mtime_ns for one in scored):
+            lines.append("One of the two was trained after they were compared: `clipsent compare` tells of today's.")
+        elif row.leaked != "True":
             lines.append(f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}.")
     return "\n\n".join(lines)
 

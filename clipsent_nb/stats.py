@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNCLEAR', 'NOT_JUDGED', 'seeds_interval', 'compare_means', 'compare_seeds', 'verdict', 'adjust_p', 'judge', 'mcnemar',
-           'halve_groups', 'cross_fit_answers', 'cross_fit_epoch', 'selection_optimism', 'rank_runs']
+           'refuse_one_group', 'halve_groups', 'cross_fit_answers', 'cross_fit_epoch', 'selection_optimism',
+           'rank_runs']
 
 # %% ../nbs/03a_stats.ipynb #35fb8f84
 from collections.abc import Mapping, Sequence
@@ -313,6 +314,16 @@ def mcnemar(
     return {"only_a": int((lead > 0).sum()), "only_b": int((lead < 0).sum()), "p": float(min(p, 1.0))}
 
 # %% ../nbs/03a_stats.ipynb #fc11a7f4
+def refuse_one_group(
+    groups: ArrayLike,  # Of posts [N]
+    where: object,  # What holds them, for messages
+) -> None:
+    "Raise ClipsentError if posts are copies of one another, of which no interval and no comparison can tell."
+    if len(set(groups)) < 2:
+        what = "holds one post, or copies of one; nothing can be told from it"
+        raise ClipsentError(where, what, todo="give a file with more posts")
+
+
 def halve_groups(
     groups: ArrayLike | None,  # Posts with one label stay in one half [N]; None: each post alone
     rows: int,  # The number of posts

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import scipy.optimize  # noqa: F401  now: scores need it and sklearn when a training may have filled the memory
+import sklearn.metrics  # noqa: F401
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn

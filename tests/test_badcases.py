@@ -58,7 +58,17 @@ def said(caplog):
 
 def write_cases(root, posts, **columns):
     cases = posts.rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model", **columns)
-    write_csv(cases, root / CASES)
+    write_csv(
+        cases[
+            [
+                "guid",
+                "true_label",
+                "pred_label",
+                *cases.columns.difference(["guid", "true_label", "pred_label"], sort=False),
+            ]
+        ],
+        root / CASES,
+    )
 
 
 def make_copies(root):

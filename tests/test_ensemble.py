@@ -19,6 +19,7 @@ from clipsent_nb.explain import explain
 from clipsent_nb.export import export
 from clipsent_nb.files import ClipsentError, Workspace, atomic_write, log, write_json
 from clipsent_nb.members import Ensemble, need_single
+from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.predict import Classifier, EnsembleClassifier
 from clipsent_nb.runs import Run
 
@@ -89,10 +90,12 @@ def test_what_is_alike_in_members_is_run_once(root, monkeypatch):
 
 
 def altered(root: Path, name: str, **values: object) -> str:
-    "A copy of a run with other values in config.json."
+    "A copy of a run with other values among its settings."
     folder = shutil.copytree(root / OPTIMIZE / "clip", root / OPTIMIZE / name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(folder / "config.json", config | values)
+    state, settings = read_weights(folder / "best.pt")
+    write_weights(folder / "best.pt", state, settings | values)
     return f"outputs/optimize/{name}"
 
 

@@ -20,7 +20,7 @@ from clipsent_nb.batches import Cluster
 from clipsent_nb.cli import main
 from clipsent_nb.data import read_split
 from clipsent_nb.export import OnnxClassifier, write_export
-from clipsent_nb.files import ClipsentError, Workspace, log, write_json
+from clipsent_nb.files import ClipsentError, Workspace, log, read_json, write_json
 from clipsent_nb.model import read_weights, write_weights
 from clipsent_nb.posts import NO_PICTURE
 from clipsent_nb.predict import Classifier, predict_file
@@ -349,6 +349,7 @@ def trained_without(root: Path, folder: Path, **settings: object) -> Path:
     copy = Path(shutil.copytree((root / WEIGHTS).parent, folder))
     state, config = read_weights(copy / "best.pt")
     write_weights(copy / "best.pt", state, config | settings)
+    write_json(copy / "config.json", read_json(copy / "config.json") | settings)
     return copy
 
 

@@ -368,8 +368,9 @@ def test_pictures_are_not_written_over_the_list_that_names_them_nor_among_the_po
     own, bad = Workspace(root), tmp_path / IMAGE_COPIES.name
     mine(sample_config(root), source="val", weights=run.folder, report=False, output_csv=bad)
     before = bad.read_bytes()
-    for folder in (tmp_path, root / "data"):
-        with pytest.raises(ClipsentError, match="--output-dir .*: would replace an input file, or lie among them"):
+    taken = "would replace an input file, or lie among them", "is the folder of the posts"
+    for folder, what in zip((tmp_path, root / "data"), taken, strict=True):
+        with pytest.raises(ClipsentError, match=f"--output-dir .*: {what}"):
             augment_images(bad, folder, workspace=own)
     assert bad.read_bytes() == before and not list((root / "data").glob("*_ia*"))
 

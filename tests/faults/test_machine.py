@@ -325,7 +325,7 @@ def test_every_command_names_the_folder_on_a_read_only_disk(disk, sample, traine
     for name, columns, values in (
         ("bad_cases.csv", "text_path,image_path", f"{text},{image}"),
         ("badcase_aug/badcase_augmented.csv", "image_path,source_image", f"{image},{image}"),
-        ("badcase_text_aug.csv", "text_aug", "a lovely day"),
+        ("badcase_text_aug.csv", "text_path,text_aug", f"{text},a lovely day"),
     ):
         path = disk / "outputs/optimize" / name
         path.parent.mkdir(exist_ok=True)
