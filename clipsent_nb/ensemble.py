@@ -201,10 +201,9 @@ def leaked_guids(
     if known is None or not path.is_file():
         return []
     posts = refresh_content(read_split(path), workspace, path)
-    own = content_fingerprint(posts) == runs[0].content(
-        "val_csv"
-    )  # else each member tells of the posts that it predicted
-    return copies_in(posts, known) if own else []
+    if content_fingerprint(posts) != runs[0].content("val_csv"):
+        return []  # each member tells of the posts that it has predicted
+    return copies_in(posts, known)
 
 
 def measure_ensemble(

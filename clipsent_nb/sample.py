@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_SHARES', 'WRONG_TAGS', 'TINY_IMAGE_SIZE', 'SamplePost', 'sample_posts', 'write_sample', 'tiny_config',
-           'tiny_clip', 'plain', 'make_sample']
+           'tiny_clip', 'make_sample']
 
 # %% ../nbs/00b_sample.ipynb #68b267ca
 import io
@@ -442,7 +442,7 @@ def tiny_clip(
 
 # %% ../nbs/00b_sample.ipynb #dbb4cdd8
 @checked
-def plain(path: Path) -> bytes:
+def _without_version(path: Path) -> bytes:
     "The content of a file of a sample, without the version that wrote it."
     return re.sub(rb'"transformers_version": "[^"]*"', b"", path.read_bytes())
 
@@ -464,7 +464,11 @@ def make_sample(
         drawn = {path.relative_to(sample): path for path in sorted(sample.rglob("*")) if path.is_file()}
         there = {path.relative_to(directory) for path in directory.glob("data/*")}
         there |= {path for path in drawn if (directory / path).is_file()}
-        foreign = [path for path in sorted(there) if path not in drawn or plain(directory / path) != plain(drawn[path])]
+        foreign = [
+            path
+            for path in sorted(there)
+            if path not in drawn or _without_version(directory / path) != _without_version(drawn[path])
+        ]
         if foreign or any((directory / name).is_symlink() for name in ("data", "tiny_clip")):
             what = (
                 f"holds other posts or files already ({first_few([path.as_posix() for path in foreign] or ['a link'])})"

@@ -423,7 +423,7 @@ def lacks_copies(plan: Plan) -> bool:
     tables = [plan.workspace.resolve(path) for path in plan.step.makes if path in (IMAGE_CSV, TRAIN_AUG)]
     for table in map(read_table, tables):
         for column in {"image_path", "text_path"} & set(table):
-            made = table[column][~table[column].str.startswith("data/")]
+            made = table[column][table[column].str.startswith(("outputs/", f"{plan.workspace.resolve('outputs')}/"))]
             if not all((plan.workspace.posts_root / name).is_file() for name in made):
                 return True
     return False
