@@ -429,6 +429,10 @@ def merge(
     counts = [write_count(len(table), noun) for table, noun in zip((train, *rows), nouns, strict=True)]
     before = write_count(len(images) + len(texts) - sum(map(len, rows)), "copy", "copies")
     log.info("%s; %s there already, or unreadable", ", ".join(counts), before)
+    if bare := len(set(cases.guid) - {*images.guid, *texts.guid, *suspect}):
+        log.info(
+            "%s without a copy; make the copies again if the list is newer than they", write_count(bare, "bad case")
+        )
     if len(suspect):
         posts = write_count(len(suspect), "post")
         log.info("no copies of %s whose label is in doubt; --no-skip-suspect adds them", posts)

@@ -563,6 +563,7 @@ def make_baseline(
     return run
 
 # %% ../nbs/12_compare.ipynb #7ee7c9a5
+@checked
 def gather_contenders(
     config: TrainConfig,  # Of the baseline, which is finished
     runs: str = "",  # As `find_runs` takes it

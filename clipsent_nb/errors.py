@@ -95,13 +95,17 @@ def find_split(
     cases: pd.DataFrame,  # From `read_errors`
     workspace: Workspace,  # Holds outputs/splits/val.csv and train.csv
 ) -> Path:
-    """The split file that holds all of the bad cases: val.csv or train.csv.
+    """The split file that holds all of the bad cases: val.csv or train.csv; of none, the one that is mined by default.
 
-    Raises ClipsentError if neither does, or there are no cases to tell by.
+    Raises ClipsentError if neither does.
     """
-    if cases.empty:
-        raise ClipsentError("--badcase-csv", "holds no posts to tell its split by", todo="name it with --split-csv")
     missing, folder = {}, workspace.resolve("outputs/splits")
+    if cases.empty:
+        log.warning(
+            "warning: no bad cases, so they are taken for those of %s; else name it with --split-csv",
+            folder / "train.csv",
+        )
+        return folder / "train.csv"
     for path in (folder / "val.csv", folder / "train.csv"):
         missing[path.name] = sorted(set(cases.guid) - set(read_split(path).guid))
         if not missing[path.name]:
@@ -568,7 +572,8 @@ class ErrorReport:
         return cls(posts, tables, summarise_dimensions(tables), slices, folder)
 
     @classmethod
-    def load(cls, folder: Path, min_count: int) -> "ErrorReport":
+    @checked
+    def load(cls, folder: Path, min_count: AtLeastOne) -> "ErrorReport":
         "Count again what `errors` has written to a folder; raises ClipsentError if there is nothing."
         path = folder / "error_analysis/posts.csv"
         if not path.is_file():

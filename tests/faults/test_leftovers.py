@@ -1,6 +1,7 @@
 """What users left in folders is not replaced; what is older than its source, or of another run, is not taken in silence."""
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -11,13 +12,13 @@ import torch
 from PIL import Image
 
 from clipsent_nb import stage
-from clipsent_nb.augment import augment_images, merge
+from clipsent_nb.augment import augment_images, augment_text, merge
 from clipsent_nb.badcases import mine
 from clipsent_nb.cli import main
-from clipsent_nb.compare import compare
+from clipsent_nb.compare import compare, gather_contenders
 from clipsent_nb.data import make_splits, read_split, with_content
 from clipsent_nb.ensemble import ensemble
-from clipsent_nb.errors import errors
+from clipsent_nb.errors import ErrorReport, errors
 from clipsent_nb.export import export
 from clipsent_nb.files import ClipsentError, Workspace, read_json, write_csv, write_json
 from clipsent_nb.labels import choose_labels, plain_tag
@@ -292,3 +293,35 @@ def test_a_damaged_description_of_a_run_is_named(root, values, capsys):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     words = ["ensemble", "--runs", str(RUN), "--project-root", str(root), "--no-progress"]
     assert main(words) == 2 and "config.json: damaged (format or labels)" in capsys.readouterr().err
+
+
+def test_a_list_without_bad_cases_is_of_the_posts_that_are_mined_by_default(root, caplog):
+    columns = "guid,true_label,pred_label,confidence,text_path,image_path,reason,kind"
+    (root / stage.BAD_CASES).write_text(columns + "\n")
+    found = errors(workspace=Workspace(root), report=False)
+    assert len(found.posts) == len(read_split(root / "outputs/splits/train.csv"))
+    assert "warning: no bad cases, so they are taken for those of" in caplog.text
+
+
+def test_values_of_papermill_are_what_they_say(root):
+    shutil.copytree(root / RUN, root / "outputs/optimize/other")
+    config = sample_config(root, output_dir=RUN)
+    _, contenders, _ = gather_contenders(config, "outputs/optimize/other", references="no")
+    assert len(contenders) == 2
+    errors(RUN, workspace=Workspace(root), report=False)
+    assert len(ErrorReport.load(str(root / "outputs/optimize"), "20").posts)
+    for wrong in (0, "nan", True):
+        with pytest.raises(ClipsentError, match="min_count|--min-count"):
+            ErrorReport.load(root / "outputs/optimize", wrong)
+
+
+def test_bad_cases_without_copies_are_counted(root, caplog):
+    caplog.set_level(logging.INFO, logger="clipsent_nb")
+    train = read_split(root / "outputs/splits/train.csv")
+    cases = train.head(5).rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model")
+    write_csv(cases.head(2), root / stage.BAD_CASES)
+    augment_images(workspace=Workspace(root))
+    augment_text(workspace=Workspace(root))
+    write_csv(cases, root / stage.BAD_CASES)
+    merge(workspace=Workspace(root))
+    assert "3 bad cases without a copy" in caplog.text
