@@ -1119,6 +1119,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.stage.step_inputs': ('stage.html#step_inputs', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.table_digest': ('stage.html#table_digest', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.table_pictures': ('stage.html#table_pictures', 'clipsent_nb/stage.py'),
+                                   'clipsent_nb.stage.trained_since': ('stage.html#trained_since', 'clipsent_nb/stage.py'),
                                    'clipsent_nb.stage.write_index': ('stage.html#write_index', 'clipsent_nb/stage.py')},
             'clipsent_nb.state': { 'clipsent_nb.state.RunInputs': ('state.html#runinputs', 'clipsent_nb/state.py'),
                                    'clipsent_nb.state.State': ('state.html#state', 'clipsent_nb/state.py'),

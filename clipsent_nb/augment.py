@@ -204,7 +204,7 @@ def augment_text(
 
     Raises ClipsentError if the table is unusable or a text cannot be read.
     """
-    source, starts = workspace.resolve(badcase_csv), "guid,true_label,pred_label,text_path"
+    source, starts = workspace.resolve(badcase_csv), "guid,true_label,"
     check_output("--output-csv", workspace.resolve(output_csv), [source], workspace, starts)
     cases, output, rows = find_cases(badcase_csv, workspace), workspace.resolve(output_csv), []
     for case in cases.itertuples():
@@ -289,7 +289,7 @@ def augment_images(
 
     Raises ClipsentError if the table is unusable or a picture is missing or broken.
     """
-    folder, starts = workspace.resolve(output_dir), "guid,true_label,pred_label,image_path"
+    folder, starts = workspace.resolve(output_dir), "guid,true_label,"
     check_output_folder("--output-dir", folder, workspace)
     check_output("--output-dir", folder / IMAGE_COPIES.name, [workspace.resolve(badcase_csv)], workspace, starts)
     cases = find_cases(badcase_csv, workspace)
@@ -414,7 +414,7 @@ def merge(
     path, output, cases_csv, *others = (
         workspace.resolve(file) for file in (train_csv, output_csv, badcase_csv, badcase_image_csv, badcase_text_csv)
     )
-    check_output("--output-csv", output, [path, cases_csv, *others], workspace, ",".join(SPLIT_COLUMNS[:5]))
+    check_output("--output-csv", output, [path, cases_csv, *others], workspace, ",".join(SPLIT_COLUMNS[:4]))
     train = refresh_content(read_split(path), workspace, path).reindex(columns=SPLIT_COLUMNS, fill_value="")
     cases = read_cases(cases_csv)
     sources = find_sources(cases, train, cases_csv, workspace).reindex(columns=SPLIT_COLUMNS, fill_value="")

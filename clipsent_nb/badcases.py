@@ -358,7 +358,7 @@ def mine(
     refuse_contradictions(source, folds, weights, csv, execution)
     path = config.resolve(file)
     splits = config.resolve(config.train_csv), config.resolve(config.val_csv)
-    check_output("--output-csv", config.resolve(output_csv), [path, *splits], config, "guid,true_label,pred_label,")
+    check_output("--output-csv", config.resolve(output_csv), [path, *splits], config, "guid,true_label,")
     if Path(output_csv).suffix != ".csv":
         raise ClipsentError(f"--output-csv {output_csv}", "not the name of a table", todo="give one that ends in .csv")
     heeded = {"oof": "train_csv", "val": "val_csv"}.get(kind)

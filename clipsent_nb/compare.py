@@ -628,7 +628,7 @@ def compare(
     Raises ClipsentError for unusable settings or input, a leaked baseline, or a named run on other posts.
     """
     csv = config.resolve(output_csv)
-    check_output("--output-csv", csv, [], config, "model,val_acc,")
+    check_output("--output-csv", csv, [], config, "model,")
     if csv.suffix != ".csv":
         raise ClipsentError(f"--output-csv {csv}", "not the name of a table", todo="give one that ends in .csv")
     comparable_runs(config, runs)  # before the long work

@@ -660,7 +660,7 @@ def check_output(
         start = file.read(len(starts) + len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
     if start and not start.startswith(starts.encode()):
         what = f"would replace a file that is none of ours; ours start with {starts!r}"
-        raise ClipsentError(f"{flag} {path}", what, todo="choose another name")
+        raise ClipsentError(f"{flag} {path}", what, todo="choose another name, or move it away")
 
 
 def check_output_folder(

@@ -278,6 +278,13 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
 import re
 from importlib.util import find_spec
 
+from clipsent_nb.files import check_output
+
+
+# How the tables that steps leave begin; scripts from before may have left others under these names
+STARTS = dict.fromkeys((BAD_CASES, IMAGE_CSV, TEXT_CSV), "guid,true_label,")
+STARTS |= {TRAIN_AUG: "guid,text_path,", f"{COMPARED}.csv": "model,", LABELLED: "guid,tag"}
+
 
 def refuse_lacking(plan: Plan) -> None:
     "Raise ClipsentError if something is not there that a step will need."
@@ -286,6 +293,8 @@ def refuse_lacking(plan: Plan) -> None:
         if module and not find_spec(module):
             what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
             raise ClipsentError(where, what, todo=todo)
+    for path in set(STARTS) & set(plan.step.makes):
+        check_output(where, plan.workspace.resolve(path), [], plan.workspace, STARTS[path])
     head = re.match(rf"{HEADS}/head_([a-z]+)", str(values.get("weights", ""))) if plan.name == "robustness" else None
     heads = plan.settings["heads"].get("variants")
     if head and heads and head[1] not in (heads.split(",") if isinstance(heads, str) else heads):
@@ -423,7 +432,9 @@ def lacks_copies(plan: Plan) -> bool:
     tables = [plan.workspace.resolve(path) for path in plan.step.makes if path in (IMAGE_CSV, TRAIN_AUG)]
     for table in map(read_table, tables):
         for column in {"image_path", "text_path"} & set(table):
-            made = table[column][table[column].str.startswith(("outputs/", f"{plan.workspace.resolve('outputs')}/"))]
+            made = table[column][
+                table[column].str.startswith(("outputs/", f"{plan.workspace.resolve('outputs').as_posix()}/"))
+            ]
             if not all((plan.workspace.posts_root / name).is_file() for name in made):
                 return True
     return False
@@ -582,6 +593,17 @@ def plot_scores(scores: pd.DataFrame, axis: object) -> None:
     axis.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.7))
 
 # %% ../nbs/13_stage.ipynb #b0000034
+def trained_since(path: Path, workspace: Workspace) -> bool:
+    "Whether baseline or final model are others than a comparison was made of, and newer than it."
+    seen = read_record(workspace).get("compare", {}).get("inputs", {})
+    for name in (f"{BASELINE}/metrics.json", f"{FINAL}/metrics.json"):
+        metrics = workspace.resolve(name)
+        newer = metrics.is_file() and metrics.stat().st_mtime_ns > path.stat().st_mtime_ns
+        if newer and seen.get(name) != table_digest(metrics, workspace):  # a copied project has new times for all
+            return True
+    return False
+
+
 def judge_final(
     workspace: Workspace,  # Where the project is
 ) -> str:
@@ -595,8 +617,7 @@ def judge_final(
         lines = [f"**Leaked:** {names} trained on validation posts or copies of them; the grey scores mean nothing."]
     table = read_table(path, ["model", "leaked", "verdict", "difference"]) if path.is_file() else None
     for row in () if table is None else table[table.model == Path(FINAL).name].itertuples():
-        scored = [workspace.resolve(folder) / "metrics.json" for folder in (BASELINE, FINAL)]
-        if any(one.is_file() and one.stat().st_mtime_ns > path.stat().st_mtime_ns for one in scored):
+        if trained_since(path, workspace):
             lines.append("One of the two was trained after they were compared: `clipsent compare` tells of today's.")
         elif row.leaked != "True":
             lines.append(f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}.")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .data import read_split
 from .encoders import check_encoder, join_towers, load_encoder, load_processors
-from .files import ClipsentError, digest, first_few, format_message, locked, log, replace_file, write_count
+from .files import ClipsentError, digest, first_few, format_message, locked, log, replace_file
 from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, copies_in, load_posts, refresh_content
 from .labels import find_labels
@@ -112,14 +112,19 @@ def warn_of_relabelled(
     path: Path,  # Their file
     source: Path,  # The train.csv that it may have been made from
 ) -> None:
-    "Log a warning if posts have another label in the file that theirs was made from."
+    "Log a warning if posts have another label in the file that theirs may have been made from."
     if path == source or not source.is_file():
         return
     labels = read_split(source).set_index("guid").label
     today = posts.guid.map(labels)
     if changed := posts.guid[today.notna() & (today != posts.label)].tolist():
-        what = f"{write_count(len(changed), 'post')} had another label when it was made from {source} ({first_few(changed)})"
-        log.warning("%s", format_message(f"warning: {path}", what, todo="make it again, with `clipsent merge`"))
+        what = f"another label than in {source} for guid {first_few(changed)}"
+        log.warning(
+            "%s",
+            format_message(
+                f"warning: {path}", what, todo="if it was made from there, make it again with `clipsent merge`"
+            ),
+        )
 
 
 def refuse_missing_classes(

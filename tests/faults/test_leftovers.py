@@ -154,8 +154,8 @@ def test_labels_that_changed_since_copies_were_merged_are_said(root, caplog):
     label = {"positive": "negative"}.get(train.label[0], "positive")
     write_csv(train.assign(label=[label, *train.label[1:]]), root / "outputs/splits/train.csv")
     load_inputs(sample_config(root, train_csv=Path("outputs/optimize/train_aug.csv")))
-    assert "train_aug.csv: 1 post had another label when it was made from" in caplog.text
-    assert f"({train.guid[0]}); make it again, with `clipsent merge`" in caplog.text
+    assert "train_aug.csv: another label than in" in caplog.text
+    assert f"for guid {train.guid[0]}; if it was made from there, make it again with `clipsent merge`" in caplog.text
 
 
 def test_a_class_that_is_in_one_fold_alone_is_said_before_any_fold_is_trained(root):
@@ -325,3 +325,27 @@ def test_bad_cases_without_copies_are_counted(root, caplog):
     write_csv(cases, root / stage.BAD_CASES)
     merge(workspace=Workspace(root))
     assert "3 bad cases without a copy" in caplog.text
+
+
+@pytest.mark.parametrize("name", [stage.BAD_CASES, stage.TRAIN_AUG, f"{stage.COMPARED}.csv", stage.LABELLED])
+def test_tables_of_older_scripts_are_refused_before_the_first_step(root, name):
+    (root / name).write_text("id,mine\n1,2\n")
+    with pytest.raises(ClipsentError, match="step .*: would replace a file that is none of ours; .* or move it away"):
+        run_stage(None, Workspace(root))
+    assert (root / name).read_text() == "id,mine\n1,2\n" and not (root / "outputs/reports").exists()
+
+
+def test_the_verdict_of_a_project_that_was_copied_stays(root):
+    for folder in (stage.BASELINE, stage.FINAL):
+        shutil.copytree(root / RUN, root / folder)
+    write_csv(
+        pd.DataFrame([{"model": "final_clip_aug", "leaked": False, "verdict": "better", "difference": 0.1}]),
+        root / f"{stage.COMPARED}.csv",
+    )
+    own = Workspace(root)
+    names = [f"{folder}/metrics.json" for folder in (stage.BASELINE, stage.FINAL)]
+    record = {"compare": {"inputs": {name: stage.table_digest(root / name, own) for name in names}}}
+    write_json(root / stage.RECORD, record)
+    for name in names:
+        (root / name).touch()
+    assert "**better**" in stage.judge_final(own)
