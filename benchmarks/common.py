@@ -20,13 +20,13 @@ import psutil
 import torch
 from torch.utils.benchmark import Timer
 
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.encoders import quiet_transformers
 from clipsent_nb.features import Features, bf16_fast
 from clipsent_nb.files import Workspace, write_csv
 from clipsent_nb.hub import encoder_identity
 from clipsent_nb.inputs import bucketed_batches
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample, sample_texts, tiny_clip, tiny_tokenizer
 from clipsent_nb.state import RunInputs, new_state
 from clipsent_nb.train import compute_gradient, make_class_loss, reserve_moments, update

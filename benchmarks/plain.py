@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from clipsent_nb.cleaning import active_rules, clean_text
+from clipsent_nb.config import TrainConfig, config_values
 from clipsent_nb.decoding import read_text
 from clipsent_nb.labels import LABELS
-from clipsent_nb.runs import TrainConfig, config_values
 from clipsent_nb.state import RunInputs, new_state
 from clipsent_nb.train import make_class_loss
 

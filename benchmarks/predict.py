@@ -11,9 +11,9 @@ import torch
 from common import CPU, DTYPES, interleave, parser, reference, summarize, write_figures
 from torch.utils.data import DataLoader
 
+from clipsent_nb.config import config_values
 from clipsent_nb.features import encode, head_probabilities
 from clipsent_nb.inputs import load_posts
-from clipsent_nb.runs import config_values
 from clipsent_nb.state import load_inputs
 
 

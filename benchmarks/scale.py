@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from common import in_own_process, parser, posts_project, seconds_and_peak, write_figures
 
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.files import Workspace, digest, write_csv
 from clipsent_nb.inputs import refresh_content
 from clipsent_nb.labels import LABELS
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import tiny_clip
 from clipsent_nb.state import load_inputs
 from clipsent_nb.train import fit

@@ -9,8 +9,8 @@ import plain
 import torch
 from common import DTYPES, Training, interleave, parser, reference, summarize, write_figures
 
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.inputs import bucketed_batches
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.state import RunInputs, load_inputs
 
 

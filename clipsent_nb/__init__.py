@@ -18,7 +18,7 @@ _HOMES = {
     "LABELS": "labels",
     "make_splits": "data",
     "read_split": "data",
-    "TrainConfig": "runs",
+    "TrainConfig": "config",
     "Run": "runs",
     "fit": "train",
     "TrainedModel": "trained",

@@ -30,12 +30,13 @@ from clipsent_nb.files import (
     write_csv,
 )
 from .labels import LABELS, find_labels
-from .runs import Share
+from .config import Share
 
 # %% ../nbs/09_badcases.ipynb #46bac059
 from .inputs import content_fingerprint, find_files, refresh_content
 from .members import load_model, need_single
-from .runs import EXECUTION_ONLY, Run, TrainConfig, overruled_flags
+from .config import EXECUTION_ONLY, TrainConfig, overruled_flags
+from .runs import Run
 from .trained import TrainedModel, find_met_posts
 
 # %% ../nbs/09_badcases.ipynb #e7dbef49
@@ -45,6 +46,25 @@ BAD_CASES = Path("outputs/optimize/bad_cases.csv")
 FOLD_RUNS = Path("outputs/optimize/mine_oof")
 
 
+def cut_folds(
+    posts: pd.DataFrame,  # guid, label, group; all labelled
+    config: TrainConfig,  # Settings of the runs; its output_dir receives the folds
+    folds: int,  # How many, at least 2
+) -> dict[Path, pd.DataFrame]:
+    """The tables of the folds, by their files.
+
+    Raises ClipsentError if there are more folds than groups of copies, or a class is in one of them alone.
+    """
+    tables = fold_tables(posts, config.resolve(config.output_dir / f"splits_of_{folds}"), folds, config.seed)
+    for table in (table for path, table in tables.items() if path.name == "train.csv"):
+        if lost := sorted(set(posts.label) - set(table.label)):
+            guids = first_few(posts.guid[posts.label == lost[0]].tolist())
+            what = f"all posts that are {lost[0]} (guid {guids}) are in one of {folds} parts, and the others cannot learn it"
+            todo = "add posts of that class, or mine with --weights and --source val"
+            raise ClipsentError(config.resolve(config.train_csv), what, "nothing was started", todo)
+    return tables
+
+
 def make_folds(
     posts: pd.DataFrame,  # From `refresh_content`, all labelled
     config: TrainConfig,  # Settings of the runs; its output_dir receives the folds and the run folders
@@ -52,17 +72,10 @@ def make_folds(
 ) -> list[TrainConfig]:
     """Write the folds, and return a configuration for each: train on the others, validate on this one.
 
-    Raises ClipsentError if there are more folds than groups of copies, or a class is in one of them alone.
+    Raises ClipsentError as `cut_folds` does.
     """
     splits, configs = config.output_dir / f"splits_of_{folds}", []
-    tables = fold_tables(posts, config.resolve(splits), folds, config.seed)
-    for table in (table for path, table in tables.items() if path.name == "train.csv"):
-        if lost := sorted(set(posts.label) - set(table.label)):
-            guids = first_few(posts.guid[posts.label == lost[0]].tolist())
-            what = f"all posts that are {lost[0]} (guid {guids}) are in one of {folds} parts, and the others cannot learn it"
-            todo = "add posts of that class, or mine with --weights and --source val"
-            raise ClipsentError(config.resolve(config.train_csv), what, "nothing was started", todo)
-    write_together(tables)
+    write_together(cut_folds(posts, config, folds))
     for fold in range(folds):
         files = {f"{name}_csv": splits / f"fold_{fold}" / f"{name}.csv" for name in ("train", "val")}
         configs.append(replace(config, **files, output_dir=config.output_dir / f"fold_{fold}_of_{folds}"))

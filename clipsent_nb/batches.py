@@ -32,17 +32,8 @@ from clipsent_nb.files import (
     settings,
     write_json,
 )
-from clipsent_nb.runs import (
-    CROSS_FITTED,
-    EXECUTION_ONLY,
-    TrainConfig,
-    config_values,
-    differing,
-    identity,
-    ranking_score,
-    read_metrics,
-    read_run_config,
-)
+from .config import EXECUTION_ONLY, TrainConfig, config_values, differing, identity
+from .runs import CROSS_FITTED, ranking_score, read_metrics, read_run_config
 
 # %% ../nbs/05a_batches.ipynb #48972b61
 def format_value(
@@ -128,7 +119,7 @@ def with_folders(
 from pydantic import Field
 
 from .caches import worker_count
-from .runs import Count, NotNegative
+from .config import Count, NotNegative
 
 
 @settings

@@ -208,6 +208,32 @@ def refuse_conflicts(
             raise ClipsentError(f"{flag_of(setting)} and {other}", "say the same", todo="give one of them")
         if setting in varied:
             raise ClipsentError(flag_of(setting), f"is what `{name}` compares", todo="leave it out")
+    if name == "ensemble" and given.get("method") == "soup" and is_true(given.get("words", False)):
+        raise ClipsentError("--words", "does nothing, since a soup has no bag of words", todo="leave it out")
+
+
+def is_true(value: object) -> bool:
+    "Whether a switch is on, in the words that settings know."
+    return str(value).lower() not in ("false", "f", "no", "n", "off", "0")
+
+
+def refuse_idle_settings(
+    name: str,  # Of a command
+    arguments: Mapping[str, object],  # From `bind_values`
+    given: Iterable[str],  # Settings that somebody wrote down for this call
+) -> None:
+    "Raise ClipsentError if one of the settings of a training would do nothing."
+    from clipsent_nb.config import PRESETS, TrainConfig, refuse_idle
+
+    if name not in ("optimize", "mine", "heads", "preprocess") or "config" not in arguments:
+        return  # a grid varies what the others depend on
+    config, preset = arguments["config"], PRESETS.get(arguments.get("preset"))
+    if preset:
+        config = TrainConfig(**{**preset.settings, **{one: getattr(config, one) for one in config.given}})
+    refuse_idle(config, given)
+    if config.explain_errors and "explain_errors" in given and arguments.get("report") is False:
+        todo = "leave one of the two out"
+        raise ClipsentError("--explain-errors", "does nothing, since it is drawn in the report", todo=todo)
 
 # %% ../nbs/cli.ipynb #c11f0006
 from clipsent_nb.files import arguments_of
@@ -248,11 +274,14 @@ def parse(
     needed = [key for key, parameter in parameters if parameter.default is inspect.Parameter.empty]
     values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
     refuse_conflicts(name, values)
+    typed = list(values)
     if preset := values.pop("preset", None):
-        from clipsent_nb.runs import preset_settings
+        from clipsent_nb.config import preset_settings
 
         values = preset_settings(preset, values)
-    return partial(function, **bind_values(function, values))
+    arguments = bind_values(function, values)
+    refuse_idle_settings(name, arguments, typed)
+    return partial(function, **arguments)
 
 # %% ../nbs/cli.ipynb #c4dff76d
 import os

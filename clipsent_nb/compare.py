@@ -16,7 +16,8 @@ import pandas as pd
 from clipsent_nb.batches import name_runs, read_cells
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
-from clipsent_nb.runs import Run, TrainConfig, ranking_score
+from clipsent_nb.config import TrainConfig
+from clipsent_nb.runs import Run, ranking_score
 
 
 def group_seeds(
@@ -195,7 +196,8 @@ from clipsent_nb.cleaning import active_rules, clean_text
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.inputs import find_files, label_numbers
-from clipsent_nb.runs import posts_fingerprint, warn_of_changes
+from clipsent_nb.config import posts_fingerprint
+from clipsent_nb.runs import warn_of_changes
 
 
 def baseline_posts(
@@ -241,7 +243,7 @@ def cross_fitted_error(
     return expected_calibration_error(posts.label, cross_fit_temperature(posts.label, probabilities, posts.group))
 
 # %% ../nbs/12_compare.ipynb #22b9e1b7
-from clipsent_nb.runs import differing
+from clipsent_nb.config import differing
 
 
 def describe_settings(
@@ -524,7 +526,7 @@ BASELINE = TrainConfig(
 
 # %% ../nbs/12_compare.ipynb #3ae20fdc
 from clipsent_nb.files import flag_of, log
-from clipsent_nb.runs import overruled_flags
+from clipsent_nb.config import overruled_flags
 from clipsent_nb.train import fit
 
 

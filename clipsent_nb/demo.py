@@ -6,6 +6,7 @@
 __all__ = ['demo']
 
 # %% ../nbs/11c_demo.ipynb #ca7e1392
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,13 @@ from clipsent_nb.predict import Classifier, EnsembleClassifier, check_shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def plain_markdown(
+    text: str,  # A label or the name of a folder
+) -> str:
+    "Text that Markdown shows as it is."
+    return re.sub(r"([\\`*_{}\[\]<>()#|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def answer_post(
@@ -28,7 +36,7 @@ def answer_post(
     """
     threshold, _ = check_shares(threshold)
     answer = classifier.predict([text or None], [image or None]).iloc[0]
-    sentence = f"**{answer.pred_label}**, with a confidence of {answer.confidence:.2f}."
+    sentence = f"**{plain_markdown(answer.pred_label)}**, with a confidence of {answer.confidence:.2f}."
     if answer.confidence < (threshold or 0.0):
         sentence = f"**No answer:** the confidence is {answer.confidence:.2f}, and {threshold:.2f} is asked for."
     whole = text and image and not isinstance(classifier, EnsembleClassifier)
@@ -131,7 +139,7 @@ def build_page(
         return call
 
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 120)) as page:
-        gradio.Markdown(f"# {title}\nNothing that is entered here is kept.")
+        gradio.Markdown(f"# {plain_markdown(title)}\nNothing that is entered here is kept.")
         with gradio.Tab("A post"), gradio.Row():
             with gradio.Column():
                 text = gradio.Textbox(label="text", lines=3)

@@ -99,7 +99,8 @@ from clipsent_nb.files import ClipsentError, Workspace, first_few
 from clipsent_nb.stats import refuse_one_group
 from clipsent_nb.heads import find_rows, validation_posts
 from clipsent_nb.members import WordModel
-from clipsent_nb.runs import Run, TrainConfig, warn_of_changes
+from clipsent_nb.config import TrainConfig
+from clipsent_nb.runs import Run, warn_of_changes
 
 
 @dataclass(frozen=True)

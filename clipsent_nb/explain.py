@@ -96,15 +96,22 @@ def attention_heat(
 CELLS = 7  # squares per side
 
 
+def square_of_pixels(
+    lengths: tuple[int, int],  # Of a picture, in pixels
+    counts: tuple[int, int],  # Of its squares
+) -> tuple[np.ndarray, np.ndarray]:
+    "For each row and each column of pixels, the number of the square that it lies in."
+    rows, columns = (np.arange(length) * count // length for length, count in zip(lengths, counts, strict=True))
+    return np.ix_(rows, columns)
+
+
 def grey_out(
     pixels: Tensor,  # Normalised pixels of one picture [3, H, W]; 0 is the mean of all pictures
     gone: np.ndarray,  # Which squares, bool [rows, columns]
 ) -> Tensor:
     "The picture with some of its squares grey."
-    rows, columns = (
-        np.arange(length) * count // length for length, count in zip(pixels.shape[1:], gone.shape, strict=True)
-    )
-    return pixels.masked_fill(torch.from_numpy(gone[np.ix_(rows, columns)]).to(pixels.device), 0.0)
+    squares = square_of_pixels(pixels.shape[1:], gone.shape)
+    return pixels.masked_fill(torch.from_numpy(gone[squares]).to(pixels.device), 0.0)
 
 
 @torch.no_grad()
@@ -126,6 +133,37 @@ def occlusion_heat(
         image = image_features(model.encoder, altered)
         odds.append(log_odds(model, text.expand(len(image), -1), image, label))
     return (odds[0] - torch.cat(odds[1:])).reshape(cells, cells).cpu().numpy()
+
+# %% ../nbs/11a_explain.ipynb #ddb3c4f4
+from clipsent_nb.files import ClipsentError
+
+
+def integrated_gradients_heat(
+    model: DualEncoderClassifier,
+    text: Tensor,  # Text features of a post [1, text width]
+    pixels: Tensor,  # Its normalised pixels [1, 3, H, W]
+    label: int,  # The class that is explained
+    cells: int = CELLS,  # Squares per side
+) -> np.ndarray:
+    """What the pixels of each square add to the log-odds that a grey picture gives a class, [cells, cells].
+
+    Raises ClipsentError without captum.
+    Source: Sundararajan, Taly and Yan, 2017, "Axiomatic Attribution for Deep Networks".
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        what, todo = "needs captum, which is not installed", "run `pip install clipsent_nb[explain]`"
+        raise ClipsentError("method integrated_gradients", what, todo=todo) from error
+
+    def odds(pixels: Tensor) -> Tensor:
+        return log_odds(model, text.expand(len(pixels), -1), image_features(model.encoder, pixels), label)
+
+    with torch.enable_grad():
+        parts = IntegratedGradients(odds).attribute(pixels.detach(), n_steps=32, internal_batch_size=16)
+    heat = np.zeros((cells, cells))
+    np.add.at(heat, square_of_pixels(pixels.shape[2:], heat.shape), parts[0].sum(dim=0).detach().cpu().numpy())
+    return heat
 
 # %% ../nbs/11a_explain.ipynb #7c857175
 from clipsent_nb.cleaning import WORD, replace_emoji
@@ -207,6 +245,20 @@ def word_weights(
     return np.append((odds[0] - odds[1:]).cpu().numpy(), np.zeros(len(spans) - len(read), np.float32))
 
 # %% ../nbs/11a_explain.ipynb #1d914e6b
+from typing import Literal, get_args
+
+from clipsent_nb.members import need_single
+
+PictureMethod = Literal["auto", "attention", "occlusion", "integrated_gradients"]
+
+
+def check_method(method: object) -> None:
+    "Raise ClipsentError for what makes no heat map."
+    if method not in get_args(PictureMethod):
+        what = f"must be one of {', '.join(get_args(PictureMethod))}"
+        raise ClipsentError(f"method {method}", what)
+
+
 def check_explainable(classifier: object) -> None:
     "Raise ClipsentError for what is not one trained model."
     need_single(classifier, "an explanation")
@@ -220,9 +272,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from .files import ClipsentError
-from .members import need_single
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -232,7 +281,7 @@ class Explanation:
     probability: float  # that the model gives it
     picture: np.ndarray  # as the model sees it, uint8 [H, W, 3]
     heat: np.ndarray  # how much each part of the picture speaks for the class [rows, columns]
-    method: str  # that made the heat map: "attention" or "occlusion"
+    method: str  # that made the heat map: "attention", "occlusion", "integrated_gradients"; "none" without pictures
     words: pd.DataFrame  # word, start, end (in the text), weight: by how much the log-odds fall without it
 
 
@@ -241,12 +290,15 @@ def explain(
     text: str,  # As it was written
     image: Path | str | bytes | np.ndarray | Image.Image,  # A file, its bytes, or a picture
     label: str | None = None,  # The class to explain; default: the model's answer
+    method: PictureMethod = "auto",  # Of the heat map; auto: attention, or occlusion where the tower has none
 ) -> Explanation:
     """Tell which parts of the picture and which words speak for a class; in float32, whatever the model computes in.
 
-    Raises ClipsentError for a class that the model does not know, or a picture or text that cannot be used.
+    Raises ClipsentError for a class that the model does not know, a picture or text that cannot be used, a method
+    that is none, attention where the tower has none, and integrated gradients without captum.
     """
     check_explainable(classifier)
+    check_method(method)
     if text is None or image is None:
         raise ClipsentError("explain", "needs a text and a picture")
     [(text, image)] = pair_posts([text], [image], 1)
@@ -260,7 +312,7 @@ def explain(
         features = classifier.blank(features, inputs)
     probabilities = classifier.feature_probabilities(features)[0]
     number = model.labels.index(label) if label else int(probabilities.argmax())
-    heat, method = picture_heat(model, features[0], batch["pixel_values"], number)
+    heat, method = picture_heat(model, features[0], batch["pixel_values"], number, method)
     words = pd.DataFrame(split_text(text), columns=["start", "end"])
     words.insert(0, "word", [text[slice(*span)] for span in split_text(text)])
     words["weight"] = word_weights(classifier, text, features[1], number)
@@ -268,14 +320,22 @@ def explain(
     return Explanation(model.labels[number], float(probabilities[number]), picture, heat, method, words)
 
 # %% ../nbs/11a_explain.ipynb #81757d47
-def picture_heat(model: DualEncoderClassifier, text: Tensor, pixels: Tensor, label: int) -> tuple[np.ndarray, str]:
+def picture_heat(
+    model: DualEncoderClassifier, text: Tensor, pixels: Tensor, label: int, method: PictureMethod
+) -> tuple[np.ndarray, str]:
     "The heat map of a post, and the method that made it; zeros where the model was trained without pictures."
     if model.ablate_image:
         return np.zeros((1, 1)), "none"
-    heat = attention_heat(model, text, pixels, label)
-    if heat is not None:
-        return heat, "attention"
-    return occlusion_heat(model, text, pixels, label), "occlusion"
+    if method in ("auto", "attention"):
+        heat = attention_heat(model, text, pixels, label)
+        if heat is not None:
+            return heat, "attention"
+        if method == "attention":
+            todo = "leave the method out, or choose occlusion or integrated_gradients"
+            raise ClipsentError("method attention", "this picture tower has none for the whole picture", todo=todo)
+        method = "occlusion"
+    way = occlusion_heat if method == "occlusion" else integrated_gradients_heat
+    return way(model, text, pixels, label), method
 
 # %% ../nbs/11a_explain.ipynb #d75dd19b
 from .report import chart_settings
@@ -376,6 +436,7 @@ def deletion_curves(
     texts: Sequence[str],  # As they were written
     images: Sequence[Path],  # As many pictures
     seed: int = 0,  # Of the random orders
+    method: PictureMethod = "auto",  # Of the heat maps, as for `explain`
 ) -> pd.DataFrame:
     """The probability of each post's answer while more of it is deleted: post, part, share, ranked, random.
 
@@ -387,7 +448,7 @@ def deletion_curves(
     _, seed, *_ = check_options(seed=seed)
     random, model, rows = np.random.default_rng(seed), classifier.model, []
     for post, (text, image) in enumerate(pair_posts(texts, images, 1)):
-        found = explain(classifier, text, image)
+        found = explain(classifier, text, image, method=method)
         label = model.labels.index(found.label)
         inputs = inputs_from_memory([text], [image], classifier.processors, classifier.config)
         batch = inputs.batch([0], classifier.device)

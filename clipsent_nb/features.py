@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .files import ClipsentError, digest, first_line, format_message, log, progress_bar
-from .runs import TrainConfig
+from .config import TrainConfig
 
 # %% ../nbs/04b_features.ipynb #58a80fde
 @lru_cache(maxsize=1)

@@ -432,11 +432,13 @@ def refuse_slips(
     held: object,  # Settings
     given: Mapping[str, object],  # What they were made of, by name
 ) -> None:
-    "Raise ClipsentError for what pydantic takes and nobody means: true for a number, and an empty text."
+    "Raise ClipsentError for what pydantic takes and nobody means: true for a number, an empty text, one with a NUL."
     for name, value in given.items():
         found = getattr(held, name)
         if type(value).__name__ in ("bool", "bool_") and not isinstance(found, bool):  # Python's or numpy's
             raise ClipsentError(f"{flag_of(name)} {value}", "must not be true or false")
+        if isinstance(found, str | Path) and "\0" in str(found):
+            raise ClipsentError(f"{flag_of(name)} {str(found)!r}", "has a NUL character", todo="write it again")
         empty = (isinstance(value, str) and not value.strip()) or (isinstance(found, str) and not found.strip(" ,"))
         if empty and found != held.__dataclass_fields__[name].default:
             raise ClipsentError(flag_of(name), "is empty", todo="give a value, or leave it out")

@@ -19,17 +19,8 @@ import pandas as pd
 
 from .objective import warn_of_absent
 from .report import execute, kept_kernels, make_page
-from clipsent_nb.runs import (
-    CROSS_FITTED,
-    EXECUTION_ONLY,
-    NotNegative,
-    Positive,
-    Run,
-    TrainConfig,
-    identity,
-    preset_settings,
-    read_metrics,
-)
+from .config import EXECUTION_ONLY, apply_preset, NotNegative, Positive, TrainConfig, identity
+from .runs import CROSS_FITTED, Run, read_metrics
 
 # %% ../nbs/05_grid.ipynb #8b244e4c
 from clipsent_nb.files import (
@@ -65,8 +56,7 @@ def optimize(
     Returns what was reached, as text. Raises ClipsentError for unusable settings or input, or a folder that is in use or
     holds another run.
     """
-    if preset is not None:
-        config = TrainConfig(**preset_settings(preset, {name: getattr(config, name) for name in config.given}))
+    config = apply_preset(config, preset)
     run = fit(config)
     if not process_state().is_main_process:
         return ""

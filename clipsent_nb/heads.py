@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .files import ClipsentError, settings
-from .runs import Run, TrainConfig
+from .config import TrainConfig
+from .runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

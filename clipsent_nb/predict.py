@@ -22,13 +22,13 @@ from clipsent_nb.files import AtLeastOne, ClipsentError, Inside, ModelName, Work
 from clipsent_nb.hub import fetch_run
 from clipsent_nb.labelling import PART_SIZE
 from clipsent_nb.members import Ensemble
-from clipsent_nb.runs import prediction_table, read_predictions
+from clipsent_nb.runs import Run, prediction_table, read_predictions
 from clipsent_nb.trained import TrainedModel
 
 Images = Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
 
 # %% ../nbs/11_predict.ipynb #a5ha2e01
-from clipsent_nb.runs import Share
+from clipsent_nb.config import Share
 
 
 @checked
@@ -105,7 +105,10 @@ class PostReader:
         return prediction_sets(self.predict(texts, images, batch_size)[columns], threshold, self.labels)
 
     def _validation(self) -> pd.DataFrame:
-        return read_predictions(Path(self.folder or ".") / "val_predictions.csv", self.labels)
+        folder = Path(self.folder or ".")
+        if (folder / "metrics.json").is_file():
+            return Run.load(folder).predictions
+        return read_predictions(folder / "val_predictions.csv", self.labels)
 
 # %% ../nbs/11_predict.ipynb #7eed625c
 class EnsembleClassifier(PostReader, Ensemble):

@@ -15,7 +15,7 @@ BASIC = {
 IMPROVED = BASIC | {"hashtags": "split", "replace_emoji": True, "fold_repeats": True, "image_aug": True}
 RULE_SETS = {"none": OFF, "basic": OFF | BASIC, "improved": OFF | IMPROVED}
 from clipsent_nb.files import Listing, checked, first_few, read_toml
-from clipsent_nb.runs import TrainConfig
+from clipsent_nb.config import TrainConfig
 
 # %% ../nbs/07_preprocess.ipynb #65b4ef92
 import re

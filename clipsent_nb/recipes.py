@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from .files import ClipsentError, read_toml
-from .runs import EXECUTION_ONLY, PRESETS, TrainConfig
+from .config import EXECUTION_ONLY, PRESETS, TrainConfig
 
 
 def read_recipes(

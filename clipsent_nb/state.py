@@ -27,7 +27,7 @@ from .hub import encoder_identity, fetch_encoder
 from .inputs import PairInputs, copies_in, load_posts, refresh_content
 from .labels import find_labels
 from .model import DualEncoderClassifier, add_lora, layer_depths, load_exact, tower_of, trainable_names
-from .runs import TrainConfig, config_values, resolved_model
+from .config import TrainConfig, config_values, resolved_model
 
 # %% ../nbs/04e_state.ipynb #49d86de4
 SAMPLE_SETTINGS = dict(

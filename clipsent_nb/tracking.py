@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clipsent_nb.features import process_state
 from clipsent_nb.files import ClipsentError, read_json
-from clipsent_nb.runs import EXECUTION_ONLY, TrainConfig, config_values
+from clipsent_nb.config import EXECUTION_ONLY, TrainConfig, config_values
 
 
 def numbers_of(values: Mapping[str, object]) -> dict[str, float]:

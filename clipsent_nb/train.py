@@ -194,16 +194,13 @@ def share_gradients(model: DualEncoderClassifier, posts: int) -> None:
         work.wait()
 
 # %% ../nbs/04_train.ipynb #39acbf9a
+from clipsent_nb.config import TrainConfig, config_values, differing, identity
 from clipsent_nb.runs import (
     Run,
     RunFolder,
-    TrainConfig,
-    config_values,
     decide_resume,
     refuse_foreign,
     describe_start,
-    differing,
-    identity,
     load_state,
     prediction_table,
     promote_best,
@@ -410,7 +407,8 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     calibration = fit_calibration(val.labels, probabilities, val.groups)
     fitted = {"adjustment": adjusted.get("logit_adjustment"), "temperature": calibration["temperature"]}
     weights, settings = read_weights(folder / "best.pt")
-    write_weights(folder / "best.pt", weights, settings | {"fitted": fitted})
+    read = {"data_fingerprint": {"train": inputs.train.fingerprint, "val": val.fingerprint}}
+    write_weights(folder / "best.pt", weights, settings | read | {"fitted": fitted})
     shipped = calibrate(probabilities, temperature=calibration["temperature"])
     write_csv(prediction_table(val.posts, val.labels, shipped, val.classes), folder / "val_predictions.csv")
     set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.blocks)

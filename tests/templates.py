@@ -8,8 +8,8 @@ from pathlib import Path
 
 import nbformat
 
+from clipsent_nb.config import TrainConfig, config_values
 from clipsent_nb.files import Workspace
-from clipsent_nb.runs import TrainConfig, config_values
 from clipsent_nb.state import sample_config
 
 TEMPLATE = Path(__file__).parents[1] / "nbs/reports/run.ipynb"

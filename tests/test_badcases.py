@@ -33,12 +33,12 @@ from clipsent_nb.badcases import (
 )
 from clipsent_nb.batches import Execution
 from clipsent_nb.cli import parse
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.copies import find_copies
 from clipsent_nb.data import read_split
 from clipsent_nb.decoding import open_image
 from clipsent_nb.files import ClipsentError, Workspace, read_json, read_table, write_csv
 from clipsent_nb.inputs import refresh_content
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.state import sample_config
 from clipsent_nb.train import fit
 

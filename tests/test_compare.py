@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runfolders import put_predictions
 
 from clipsent_nb.compare import (
     BASELINE,
@@ -84,7 +85,7 @@ def test_a_leaked_run_is_struck_out_and_not_ranked_however_high_its_score(projec
     table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
     for label in ("negative", "neutral", "positive"):
         table[f"p_{label}"] = (table.true_label == label).astype(float)
-    table.to_csv(folder / "val_predictions.csv", index=False)
+    put_predictions(folder, table)
     (folder / "val_epochs.npy").unlink()
     found = compared(project).table.set_index("model")
     assert found.loc["half", "val_f1_macro"] == found.loc["half", CROSS_FITTED] == found.val_f1_macro.max() == 1
@@ -125,7 +126,7 @@ def test_another_seed_of_the_baseline_joins_it(project):
 def test_runs_on_other_posts_are_refused_if_named_and_listed_if_found(project):
     folder = copy_run(project, "clip", "old")
     table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
-    table.iloc[3:].to_csv(folder / "val_predictions.csv", index=False)
+    put_predictions(folder, table.iloc[3:])
     with pytest.raises(ClipsentError, match="old: validated on other posts than the rest, 3 are not in both"):
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "compare_opt_vs_base.csv").exists()
@@ -135,10 +136,10 @@ def test_runs_on_other_posts_are_refused_if_named_and_listed_if_found(project):
 
 
 def test_runs_with_other_labels_are_refused(project):
-    answers = copy_run(project, "clip", "relabelled") / "val_predictions.csv"
-    table = pd.read_csv(answers, dtype={"guid": str})
+    folder = copy_run(project, "clip", "relabelled")
+    table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
     table.loc[0, "true_label"] = "neutral" if table.true_label[0] != "neutral" else "positive"
-    table.to_csv(answers, index=False)
+    put_predictions(folder, table)
     with pytest.raises(
         ClipsentError, match=f"relabelled: has other labels .* guid {table.guid[0]}; train the older one"
     ):
@@ -149,7 +150,7 @@ def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project,
     shutil.rmtree(project / OPTIMIZE / "baseline")
     folder = copy_run(project, "clip", "old")
     table = pd.read_csv(folder / "val_predictions.csv", dtype={"guid": str})
-    table.iloc[3:].to_csv(folder / "val_predictions.csv", index=False)
+    put_predictions(folder, table.iloc[3:])
     with pytest.raises(ClipsentError, match="old: validated on other posts"):
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "baseline").exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runfolders import put_predictions
 
 from clipsent_nb import trained
 from clipsent_nb.cli import main
@@ -52,7 +53,7 @@ def test_an_ensemble_of_other_classes_knows_them(root):
         table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
         renamed = dict(zip(("negative", "neutral", "positive"), names, strict=True))
         table = table.replace(renamed).rename(columns={f"p_{old}": f"p_{new}" for old, new in renamed.items()})
-        table.to_csv(folder / "val_predictions.csv", index=False)
+        put_predictions(folder, table)
     made = ensemble(",".join(places), words=False, output_dir=OPTIMIZE / "renamed", workspace=Workspace(root))
     found = Run.load(made.folder)
     assert found.classes == tuple(names) and set(found.predictions.pred_label) <= set(names)
@@ -165,7 +166,7 @@ def test_an_ensemble_that_cannot_take_its_place_leaves_the_old_one_and_no_parts(
 def test_a_run_on_other_posts_is_named(root):
     folder = root / altered(root, "fewer")
     table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
-    table.iloc[1:].to_csv(folder / "val_predictions.csv", index=False)
+    put_predictions(folder, table.iloc[1:])
     with pytest.raises(ClipsentError, match="fewer: validated on other posts"):
         ensemble(both("clip", "fewer"), output_dir="new", workspace=Workspace(root))
     shutil.rmtree(folder)
@@ -241,7 +242,7 @@ def test_a_model_that_does_best_alone_is_no_ensemble(root):
     table = pd.read_csv(folder / "val_predictions.csv", dtype=str)
     for name in ("negative", "neutral", "positive"):
         table[f"p_{name}"] = (table.true_label == name).astype(float)
-    table.assign(pred_label=table.true_label).to_csv(folder / "val_predictions.csv", index=False)
+    put_predictions(folder, table)
     with pytest.raises(ClipsentError, match="--method greedy: perfect alone does best, so there is no ensemble"):
         ensemble(both("perfect", "clip"), "greedy", words=False, output_dir="alone", workspace=Workspace(root))
     assert not (root / "alone").exists()

@@ -1,5 +1,7 @@
 """An explanation is of the model that answers, and leaves it as it was."""
 
+import copy
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +12,10 @@ from encoders import write_encoder
 from PIL import Image
 
 from clipsent_nb import explain as module
-from clipsent_nb.encoders import load_encoder, load_processors
+from clipsent_nb.encoders import image_features, load_encoder, load_processors
 from clipsent_nb.explain import Explanation, deletion_curves, deletion_gap, draw_explanation, explain
 from clipsent_nb.files import ClipsentError
+from clipsent_nb.inputs import inputs_from_memory
 from clipsent_nb.model import DualEncoderClassifier
 from clipsent_nb.sample import tiny_clip
 from clipsent_nb.trained import TrainedModel, calibrate
@@ -54,9 +57,60 @@ def test_the_model_is_left_as_it_was(classifier):
     assert all(map(torch.equal, before, weights_of(classifier)))
 
 
-def test_a_tower_without_one_stack_of_attention_is_explained_by_occlusion(tmp_path):
-    found = explain(untrained(write_encoder(tmp_path, "swin_bert")), "a good day", PICTURE)
-    assert found.method == "occlusion" and found.heat.shape == (7, 7) and np.ptp(found.heat) > 0
+@pytest.fixture(scope="module")
+def swin(tmp_path_factory) -> TrainedModel:
+    return untrained(write_encoder(tmp_path_factory.mktemp("swin"), "swin_bert"))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_a_tower_without_one_stack_of_attention_is_explained_otherwise(swin, method):
+    before = weights_of(swin)
+    found = explain(swin, "a good day", PICTURE, method=method)
+    assert found.method == method and found.heat.shape == (7, 7) and np.ptp(found.heat) > 0
+    assert all(map(torch.equal, before, weights_of(swin))) and all(one.grad is None for one in swin.model.parameters())
+    if method == "occlusion":
+        np.testing.assert_array_equal(explain(swin, "a good day", PICTURE).heat, found.heat)
+
+
+def test_attention_is_refused_where_there_is_none(swin):
+    with pytest.raises(ClipsentError, match="method attention: this picture tower has none for the whole picture"):
+        explain(swin, "a good day", PICTURE, method="attention")
+
+
+@pytest.mark.parametrize("tower", ["classifier", "swin"])
+def test_integrated_gradients_add_up_to_what_the_picture_adds(request, tower):
+    found = copy.deepcopy(request.getfixturevalue(tower))
+    model = found.model
+    for name, weights in model.named_parameters():  # else a grey picture is all but zero, and the first norm leaps
+        if name.endswith(("position_embedding.weight", "patch_embeddings.projection.bias")):
+            torch.nn.init.normal_(weights)
+    inputs = inputs_from_memory(["a good day"], [PICTURE], found.processors, found.config).batch([0])
+    with torch.no_grad():
+        text = model.features(inputs["input_ids"], inputs["attention_mask"])[0]
+        pixels = [torch.zeros_like(inputs["pixel_values"]), inputs["pixel_values"]]
+        grey, whole = (module.log_odds(model, text, image_features(model.encoder, one), 1).item() for one in pixels)
+    heat = explain(found, "a good day", PICTURE, "neutral", method="integrated_gradients").heat
+    assert heat.sum() == pytest.approx(whole - grey, rel=0.03) and abs(whole - grey) > 1e-4
+
+
+def test_every_pixel_lies_in_the_square_that_is_greyed_for_it():
+    rows, columns = module.square_of_pixels((32, 50), (7, 7))
+    counts = np.zeros((7, 7), int)
+    np.add.at(counts, (rows, columns), 1)
+    assert counts.sum() == 32 * 50 and counts.min() >= 4 * 7
+    gone = np.zeros((7, 7), bool)
+    gone[6, 0] = True
+    greyed = module.grey_out(torch.ones(3, 32, 50), gone)[0].numpy() == 0
+    assert (greyed == ((rows == 6) & (columns == 0))).all() and greyed.sum() == counts[6, 0]
+
+
+def test_integrated_gradients_without_captum_name_the_extra(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(
+        ClipsentError, match=r"needs captum, which is not installed; run `pip install clipsent_nb\[explain\]`"
+    ):
+        explain(classifier, "a good day", PICTURE, method="integrated_gradients")
+    assert explain(classifier, "a good day", PICTURE).method == "attention"
 
 
 @pytest.mark.parametrize("ablated", ["ablate_text", "ablate_image"])
@@ -130,6 +184,8 @@ def test_what_cannot_be_explained_or_drawn_is_said(classifier):
         (lambda: deletion_curves("a run", [], []), "classifier: a str cannot be explained"),
         (lambda: deletion_curves(classifier, [], [], seed="x"), "--seed x: must be a whole number"),
         (lambda: draw_explanation(classifier), "explanation: a TrainedModel is none"),
+        (lambda: explain(classifier, "", PICTURE, method="gradcam"), "method gradcam: must be one of auto, attention"),
+        (lambda: explain(classifier, "", PICTURE, method=["auto"]), "must be one of auto, attention"),
         (lambda: deletion_gap(curves, ["a"]), "groups: must be a list of 2"),
         (lambda: deletion_gap(curves, "ab"), "groups: must be a list of 2"),
     ):

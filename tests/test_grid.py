@@ -16,9 +16,9 @@ import pytest
 
 from clipsent_nb import batches, grid
 from clipsent_nb.batches import BatchFolder, Execution, PlannedRun, collect, fingerprint, name_runs, prepare, run_many
+from clipsent_nb.config import TrainConfig, identity
 from clipsent_nb.files import ClipsentError, locked, write_csv, write_json
 from clipsent_nb.grid import GridConfig, Range, expand, grid_axes, open_study, read_axis, run_search
-from clipsent_nb.runs import TrainConfig, identity
 from clipsent_nb.state import sample_config
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decoding import read_text
 from clipsent_nb.ensemble import ensemble
@@ -14,7 +15,7 @@ from clipsent_nb.inputs import load_posts
 from clipsent_nb.labels import LABELS, choose_labels, find_labels, plain_tag
 from clipsent_nb.posts import files_by_guid, read_list
 from clipsent_nb.predict import Classifier
-from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.runs import Run
 from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import run_stage
 from clipsent_nb.state import sample_config

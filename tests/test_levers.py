@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 from clipsent_nb import features, train
 from clipsent_nb.batches import Execution, identities, run_many
 from clipsent_nb.cli import parse
+from clipsent_nb.config import PRESETS, TrainConfig, identity
 from clipsent_nb.data import read_split
 from clipsent_nb.encoders import image_features, load_encoder, load_processors, text_features
 from clipsent_nb.features import Features
@@ -23,7 +24,7 @@ from clipsent_nb.hub import encoder_identity
 from clipsent_nb.labels import LABELS
 from clipsent_nb.model import read_weights, tower_of
 from clipsent_nb.objective import adjust_probabilities, score_answers
-from clipsent_nb.runs import PRESETS, Run, TrainConfig, identity
+from clipsent_nb.runs import Run
 from clipsent_nb.state import State, load_inputs, new_state
 from clipsent_nb.train import adjustment, best_epoch_scores, fit, train_head
 from clipsent_nb.trained import TrainedModel, calibrate

@@ -16,9 +16,10 @@ import torch
 
 from clipsent_nb import features, files, hub
 from clipsent_nb.batches import BatchFolder, Execution
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.features import compute_dtype
 from clipsent_nb.files import ClipsentError, read_table, write_json
-from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.runs import Run
 from clipsent_nb.state import SAMPLE_SETTINGS, load_inputs, new_state, sample_config
 from clipsent_nb.stats import cross_fit_epoch, seeds_interval
 from clipsent_nb.train import fit, sample_run, training_bar, update
@@ -135,7 +136,7 @@ def test_micro_batches_of_an_encoder_with_dropout_differ_and_the_flag_says_so(wi
     whole, again = (computed(with_dropout, [0, 1, 2, 3]) for _ in range(2))
     parts = computed(replace(with_dropout, micro_batch_size=2), [0, 1, 2, 3])
     assert torch.equal(whole, again) and not torch.allclose(whole, parts, atol=1e-3)
-    runs = (ROOT / "clipsent_nb/runs.py").read_text(encoding="utf-8")
+    runs = (ROOT / "clipsent_nb/config.py").read_text(encoding="utf-8")
     assert re.search(r"micro_batch_size: .*[Ee]ncoder dropout", runs)
     assert "unless the encoder itself has dropout" in (ROOT / "docs/howto/small-machine.md").read_text(encoding="utf-8")
 

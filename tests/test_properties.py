@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from clipsent_nb.augment import rewrite_text
 from clipsent_nb.cleaning import INVISIBLE, RULES, active_rules, clean_steps, clean_text, without_surrogates
 from clipsent_nb.cli import parse
+from clipsent_nb.config import TrainConfig, config_values
 from clipsent_nb.copies import normalised_text
 from clipsent_nb.corruptions import TEXT_CORRUPTIONS, corrupt_text
 from clipsent_nb.data import assign_parts, fold_tables
@@ -26,8 +27,7 @@ from clipsent_nb.errors import text_traits
 from clipsent_nb.files import ClipsentError, Workspace, atomic_write, flag_of, write_together
 from clipsent_nb.labels import LABELS
 from clipsent_nb.posts import check_list, read_list
-from clipsent_nb.runs import TrainConfig, config_values
-from clipsent_nb.stage import DECIDED, Plan
+from clipsent_nb.steps import DECIDED, Plan
 
 MANY = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))

@@ -19,8 +19,8 @@ from readme import readme
 
 import clipsent_nb
 from clipsent_nb.cli import COMMANDS, load
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.state import sample_config
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipsent_nb import stage
+from clipsent_nb import stage, steps
 from clipsent_nb.cli import load, parse, settable
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table, write_csv, write_json
 from clipsent_nb.predict import ANSWERS
-from clipsent_nb.runs import TrainConfig
-from clipsent_nb.stage import STEPS, Plan, choose_steps, judge_final, read_scores, read_settings, run_stage
+from clipsent_nb.stage import choose_steps, judge_final, read_scores, run_stage
+from clipsent_nb.steps import STEPS, Plan, read_settings
 
 
 class Broken(Exception):
@@ -53,10 +54,10 @@ class Project:
         for path in plan.files:
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if path in (stage.TRAIN, stage.VAL, stage.TEST, stage.BAD_CASES, stage.TRAIN_AUG):
-                guids = {stage.VAL: "2", stage.TEST: "3"}.get(path, "0 1").split()
+            if path in (steps.TRAIN, steps.VAL, steps.TEST, steps.BAD_CASES, steps.TRAIN_AUG):
+                guids = {steps.VAL: "2", steps.TEST: "3"}.get(path, "0 1").split()
                 posts = pd.DataFrame({"guid": guids, "seen": [seen] * len(guids)})
-                if path in (stage.TRAIN, stage.VAL, stage.TEST):  # decides nothing about these
+                if path in (steps.TRAIN, steps.VAL, steps.TEST):  # decides nothing about these
                     posts = posts.assign(seen="")
                 posts = posts.assign(text_path="data/" + posts.guid + ".txt", image_path="data/" + posts.guid + ".jpg")
                 write_csv(posts, target)
@@ -70,9 +71,10 @@ class Project:
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Project:
     own = Project(tmp_path)
-    monkeypatch.setattr(stage, "make_calls", own.make_calls)
+    monkeypatch.setattr(steps, "make_calls", own.make_calls)
     monkeypatch.setattr(stage, "call_command", own.call_command)
     monkeypatch.setattr(stage, "refuse_lacking", lambda plan: None)
+    monkeypatch.setattr(stage, "refuse_unready", lambda plan: None)
     page = own.root / "outputs/reports/index.html"
     monkeypatch.setattr(stage, "write_index", lambda workspace: page.write_text(stage.list_steps(workspace)))
     return own
@@ -93,7 +95,7 @@ def test_the_page_is_left_alone_where_nothing_was_done(project, monkeypatch):
 
 def test_a_lost_file_is_made_again_with_what_depends_on_it(project):
     project.run()
-    (project.root / stage.BAD_CASES).unlink()
+    (project.root / steps.BAD_CASES).unlink()
     assert project.run() == ["mine"]  # its content is the same, so nothing else changes
 
 
@@ -195,7 +197,7 @@ def test_killed_in_any_step_it_goes_on_there(project):
 
 
 def test_a_repeated_step_replaces_its_own_runs_and_nobody_elses(project):
-    (project.root / stage.HEADS).mkdir(parents=True)  # somebody has been there
+    (project.root / steps.HEADS).mkdir(parents=True)  # somebody has been there
     project.run()
     assert "baseline" in project.overwritten and "heads" not in project.overwritten
     project.overwritten.clear()
@@ -228,11 +230,11 @@ def test_unknown_steps_are_listed(flags):
 
 def test_what_a_later_step_lacks_is_said_before_the_first(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
-    monkeypatch.setattr(stage, "make_calls", lambda plan: [])
+    monkeypatch.setattr(steps, "make_calls", lambda plan: [])
     monkeypatch.setattr(stage, "do_steps", lambda *rest: pytest.fail("begun"))
     with pytest.raises(ClipsentError, match="step predict: needs .*test_without_label.txt"):
         run_stage(workspace=Workspace(tmp_path), only="splits,predict")
-    monkeypatch.setattr(stage, "find_spec", lambda name: None)
+    monkeypatch.setattr(steps, "find_spec", lambda name: None)
     (tmp_path / "settings.toml").write_text('[grid]\nsearch = "optuna"\n[batch]\nengine = "ray"\n')
     for only, absent in (("splits,grid", "optuna"), ("splits,heads", "ray")):
         with pytest.raises(ClipsentError, match=f"needs {absent}, which is not installed"):
@@ -282,7 +284,7 @@ def test_a_folder_of_posts_to_label_is_there(tmp_path):
     for source, there in (("new", True), ("own.csv", True), ("gone", False)):
         plan = Plan("predict", read_settings(None) | {"predict": {"test_file": source}}, Workspace(root))
         with nullcontext() if there else pytest.raises(ClipsentError, match="needs .*gone; put it there"):
-            stage.refuse_lacking(plan)
+            steps.refuse_lacking(plan)
 
 
 def test_defaults_are_not_shown_as_if_they_were_those_of_a_file(tmp_path):
@@ -292,7 +294,7 @@ def test_defaults_are_not_shown_as_if_they_were_those_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_settings_from_windows_are_read(tmp_path, encoding):
-    (tmp_path / "settings.toml").write_text(stage.DEFAULTS.replace("\n", "\r\n"), encoding=encoding)
+    (tmp_path / "settings.toml").write_text(steps.DEFAULTS.replace("\n", "\r\n"), encoding=encoding)
     assert read_settings(tmp_path / "settings.toml") == read_settings(None)
 
 
@@ -303,17 +305,17 @@ def leave_run(root: Path, folder: str, **metrics: object) -> None:
 
 
 def test_a_run_that_has_met_every_validation_post_breaks_no_page(tmp_path):
-    leave_run(tmp_path, stage.BASELINE, best_val_f1_macro_interval=[0.8, 0.95])
-    leave_run(tmp_path, stage.FINAL, leaked=True, unseen_val_posts=0)
+    leave_run(tmp_path, steps.BASELINE, best_val_f1_macro_interval=[0.8, 0.95])
+    leave_run(tmp_path, steps.FINAL, leaked=True, unseen_val_posts=0)
     scores = read_scores(Workspace(tmp_path))
     assert scores.believable.tolist() == [True, False]
     assert "Leaked:** final model" in judge_final(Workspace(tmp_path))
 
 
 def test_the_verdict_of_the_comparison_is_quoted(tmp_path):
-    leave_run(tmp_path, stage.FINAL)
+    leave_run(tmp_path, steps.FINAL)
     row = {"model": "final_clip_aug", "leaked": False, "verdict": "one seed: not judged", "difference": 0.1}
-    write_csv(pd.DataFrame([row]), tmp_path / f"{stage.COMPARED}.csv")
+    write_csv(pd.DataFrame([row]), tmp_path / f"{steps.COMPARED}.csv")
     assert "**one seed: not judged**, macro-F1 +0.100" in judge_final(Workspace(tmp_path))
 
 
@@ -321,7 +323,7 @@ def test_several_seeds_are_runs_beside_each_other():
     settings = read_settings(None)
     settings["retrain"]["seeds"] = [1, 2]
     plan = Plan("retrain", settings)
-    assert plan.folders == [stage.FINAL, f"{stage.FINAL}_seed2"]
+    assert plan.folders == [steps.FINAL, f"{steps.FINAL}_seed2"]
     assert [call["config"].seed for call in plan.calls] == [1, 2]
     assert {call["config"].output_dir.as_posix() for call in plan.calls} == set(plan.folders)
 
@@ -389,4 +391,4 @@ assert not {{"torch", "transformers", "matplotlib"}} & set(sys.modules)
 
 def test_split_tables_are_what_a_test_here_takes_them_for(project):
     project.run(only="splits")
-    assert read_table(project.root / stage.VAL).guid.tolist() == ["2"]
+    assert read_table(project.root / steps.VAL).guid.tolist() == ["2"]

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from clipsent_nb import tracking
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.tracking import tracked
 
 ENTRY = {"epoch": 1, "train_loss": 0.9, "val_f1_macro": 0.5}
@@ -44,7 +44,7 @@ def test_tensorboard_gets_curves_settings_and_final_scores_without_paths(tmp_pat
 SEND = """
 import sys
 from pathlib import Path
-from clipsent_nb.runs import TrainConfig
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.tracking import tracked
 
 for run in ("a", "b"):

@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 import torch
 
+from clipsent_nb.config import PRESETS, TrainConfig
 from clipsent_nb.data import read_split
 from clipsent_nb.encoders import load_encoder
 from clipsent_nb.features import refuse_small_disk, set_mode
 from clipsent_nb.files import ClipsentError, locked, read_json
 from clipsent_nb.grid import optimize
 from clipsent_nb.model import DualEncoderClassifier, read_weights
-from clipsent_nb.runs import PRESETS, Run, TrainConfig
+from clipsent_nb.runs import Run
 from clipsent_nb.state import State, load_inputs
 from clipsent_nb.train import fit
 from clipsent_nb.trained import TrainedModel

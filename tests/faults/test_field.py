@@ -20,6 +20,7 @@ from clipsent_nb.badcases import describe_cases, mine
 from clipsent_nb.batches import Execution, collect, name_folder, run_many
 from clipsent_nb.cli import main, parse
 from clipsent_nb.compare import compare
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.corruptions import corrupt_pixels, corrupt_text
 from clipsent_nb.data import make_splits, read_split
 from clipsent_nb.decisions import (
@@ -64,11 +65,12 @@ from clipsent_nb.preprocess import read_rule_sets
 from clipsent_nb.recipes import read_recipes
 from clipsent_nb.report import execute
 from clipsent_nb.robustness import CorruptionSettings, Robustness, robustness
-from clipsent_nb.runs import Run, TrainConfig
+from clipsent_nb.runs import Run
 from clipsent_nb.sample import make_sample
-from clipsent_nb.stage import Plan, choose_steps, make_calls, read_settings, refuse_lacking, run_stage, step_inputs
+from clipsent_nb.stage import choose_steps, run_stage, step_inputs
 from clipsent_nb.state import load_inputs, sample_config
 from clipsent_nb.stats import compare_seeds, cross_fit_epoch, halve_groups, rank_runs, seeds_interval, verdict
+from clipsent_nb.steps import Plan, make_calls, read_settings, refuse_lacking
 from clipsent_nb.train import fit
 
 
@@ -585,8 +587,10 @@ def test_three_weights_are_read_however_they_are_written(weights):
 
 def test_weights_with_commas_are_read_on_the_command_line_and_from_a_stage(tmp_path):
     for words in ("--combo-weights 1,2,3", "--combo-weights=1,2,3", "--combo-weights 1 2 3"):
-        assert parse("optimize", words.split()).keywords["config"].combo_weights == (1, 2, 3)
-    calls = Plan("baseline", {"train": {}, "baseline": {"combo_weights": "1,2,3"}}, Workspace(tmp_path)).calls
+        assert parse("optimize", f"--loss combo {words}".split()).keywords["config"].combo_weights == (1, 2, 3)
+    calls = Plan(
+        "baseline", {"train": {}, "baseline": {"combo_weights": "1,2,3", "loss": "combo"}}, Workspace(tmp_path)
+    ).calls
     assert calls[0]["config"].combo_weights == (1, 2, 3)
 
 
@@ -613,7 +617,9 @@ def test_a_list_of_a_later_step_is_checked_before_the_first(tmp_path, table, mes
 
 
 def test_values_of_a_list_add_up():
-    found = parse("optimize", "--combo-weights 1 2 --combo-weights 3 --strict --strict".split()).keywords["config"]
+    found = parse("optimize", "--loss combo --combo-weights 1 2 --combo-weights 3 --strict --strict".split()).keywords[
+        "config"
+    ]
     assert found.combo_weights == (1, 2, 3) and found.strict
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsent_nb import stage
+from clipsent_nb import stage, steps
 from clipsent_nb.augment import augment_images, augment_text, merge
 from clipsent_nb.badcases import mine
 from clipsent_nb.cli import main
@@ -26,8 +26,9 @@ from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.robustness import CorruptionSettings, robustness
 from clipsent_nb.runs import Run
 from clipsent_nb.sample import make_sample
-from clipsent_nb.stage import Plan, read_settings, refuse_lacking, run_stage
+from clipsent_nb.stage import run_stage
 from clipsent_nb.state import load_inputs, sample_config
+from clipsent_nb.steps import Plan, read_settings, refuse_lacking
 
 torch.set_num_threads(1)
 RUN = Path("outputs/optimize/clip")
@@ -203,7 +204,7 @@ REFUSED_LATER = {
 @pytest.mark.parametrize("step", REFUSED_LATER)
 def test_what_a_step_always_refuses_is_said_before_the_first_one(root, tmp_path, monkeypatch, step):
     if step == "retrain":
-        monkeypatch.setattr(stage, "find_spec", lambda name: None)
+        monkeypatch.setattr(steps, "find_spec", lambda name: None)
     setting, what = REFUSED_LATER[step]
     (tmp_path / "s.toml").write_text(f"[{step}]\n{setting}\n")
     with pytest.raises(ClipsentError, match=what):
@@ -246,25 +247,25 @@ def test_a_damaged_record_of_steps_is_named(root, record):
 def test_copies_that_are_gone_make_their_step_incomplete(root):
     train = read_split(root / "outputs/splits/train.csv")
     cases = train.head(3).rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model")
-    write_csv(cases, root / stage.BAD_CASES)
+    write_csv(cases, root / steps.BAD_CASES)
     augment_images(workspace=Workspace(root))
     pd.DataFrame(columns=["guid", "true_label", "pred_label", "text_path", "text_aug"]).to_csv(
-        root / stage.TEXT_CSV, index=False
+        root / steps.TEXT_CSV, index=False
     )
     merge(workspace=Workspace(root))
     plans = [Plan(name, read_settings(None), Workspace(root)) for name in ("augment-images", "merge")]
     assert not any(map(stage.lacks_copies, plans))
-    next((root / stage.IMAGE_CSV).parent.glob("*.jpg")).unlink()
+    next((root / steps.IMAGE_CSV).parent.glob("*.jpg")).unlink()
     assert all(map(stage.lacks_copies, plans))
 
 
 def test_a_verdict_on_models_that_were_trained_again_is_not_shown(root):
-    for folder in (stage.BASELINE, stage.FINAL):
+    for folder in (steps.BASELINE, steps.FINAL):
         shutil.copytree(root / RUN, root / folder)
     row = {"model": "final_clip_aug", "leaked": False, "verdict": "better", "difference": 0.1}
-    write_csv(pd.DataFrame([row]), root / f"{stage.COMPARED}.csv")
+    write_csv(pd.DataFrame([row]), root / f"{steps.COMPARED}.csv")
     assert "**better**" in stage.judge_final(Workspace(root))
-    metrics = root / stage.FINAL / "metrics.json"
+    metrics = root / steps.FINAL / "metrics.json"
     write_json(metrics, read_json(metrics) | {"best_val_f1_macro": 0.9})
     assert "better" not in stage.judge_final(Workspace(root))
     assert "`clipsent compare` tells of today's" in stage.judge_final(Workspace(root))
@@ -297,7 +298,7 @@ def test_a_damaged_description_of_a_run_is_named(root, values, capsys):
 
 def test_a_list_without_bad_cases_is_of_the_posts_that_are_mined_by_default(root, caplog):
     columns = "guid,true_label,pred_label,confidence,text_path,image_path,reason,kind"
-    (root / stage.BAD_CASES).write_text(columns + "\n")
+    (root / steps.BAD_CASES).write_text(columns + "\n")
     found = errors(workspace=Workspace(root), report=False)
     assert len(found.posts) == len(read_split(root / "outputs/splits/train.csv"))
     assert "warning: no bad cases, so they are taken for those of" in caplog.text
@@ -319,15 +320,15 @@ def test_bad_cases_without_copies_are_counted(root, caplog):
     caplog.set_level(logging.INFO, logger="clipsent_nb")
     train = read_split(root / "outputs/splits/train.csv")
     cases = train.head(5).rename(columns={"label": "true_label"}).assign(pred_label="neutral", kind="model")
-    write_csv(cases.head(2), root / stage.BAD_CASES)
+    write_csv(cases.head(2), root / steps.BAD_CASES)
     augment_images(workspace=Workspace(root))
     augment_text(workspace=Workspace(root))
-    write_csv(cases, root / stage.BAD_CASES)
+    write_csv(cases, root / steps.BAD_CASES)
     merge(workspace=Workspace(root))
     assert "3 bad cases without a copy" in caplog.text
 
 
-@pytest.mark.parametrize("name", [stage.BAD_CASES, stage.TRAIN_AUG, f"{stage.COMPARED}.csv", stage.LABELLED])
+@pytest.mark.parametrize("name", [steps.BAD_CASES, steps.TRAIN_AUG, f"{steps.COMPARED}.csv", steps.LABELLED])
 def test_tables_of_older_scripts_are_refused_before_the_first_step(root, name):
     (root / name).write_text("id,mine\n1,2\n")
     with pytest.raises(ClipsentError, match="step .*: would replace a file that is none of ours; .* or move it away"):
@@ -336,14 +337,14 @@ def test_tables_of_older_scripts_are_refused_before_the_first_step(root, name):
 
 
 def test_the_verdict_of_a_project_that_was_copied_stays(root):
-    for folder in (stage.BASELINE, stage.FINAL):
+    for folder in (steps.BASELINE, steps.FINAL):
         shutil.copytree(root / RUN, root / folder)
     write_csv(
         pd.DataFrame([{"model": "final_clip_aug", "leaked": False, "verdict": "better", "difference": 0.1}]),
-        root / f"{stage.COMPARED}.csv",
+        root / f"{steps.COMPARED}.csv",
     )
     own = Workspace(root)
-    names = [f"{folder}/metrics.json" for folder in (stage.BASELINE, stage.FINAL)]
+    names = [f"{folder}/metrics.json" for folder in (steps.BASELINE, steps.FINAL)]
     record = {"compare": {"inputs": {name: stage.table_digest(root / name, own) for name in names}}}
     write_json(root / stage.RECORD, record)
     for name in names:

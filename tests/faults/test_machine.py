@@ -36,9 +36,9 @@ from machine import (
 )
 
 from clipsent_nb import cli, report
+from clipsent_nb.config import TrainConfig
 from clipsent_nb.data import make_splits
 from clipsent_nb.files import ClipsentError, Workspace, read_json
-from clipsent_nb.runs import TrainConfig
 from clipsent_nb.sample import make_sample
 from clipsent_nb.state import load_inputs
 from clipsent_nb.train import fit

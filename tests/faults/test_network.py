@@ -24,10 +24,10 @@ from hub import FakeHub, commit, hang_up, reset, silence, status, trickle
 from transformers import AutoConfig
 
 from clipsent_nb.cli import main
+from clipsent_nb.config import TrainConfig, identity
 from clipsent_nb.encoders import load_encoder, load_processors
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.hub import cached_encoder, encoder_identity, fetch_encoder, remove_halves
-from clipsent_nb.runs import TrainConfig, identity
 from clipsent_nb.sample import tiny_clip, write_sample
 
 NAME = "someone/clip"

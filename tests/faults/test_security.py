@@ -25,7 +25,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import clipsent_nb
-from clipsent_nb import stage
+from clipsent_nb import stage, steps
 from clipsent_nb.augment import augment_images, augment_text, merge, read_cases, rewrite_text
 from clipsent_nb.badcases import gallery, mine
 from clipsent_nb.batches import Execution, collect, connect_ray
@@ -223,16 +223,16 @@ def said_page(root, tmp_path_factory) -> Path:
 def index_page(root, tmp_path_factory) -> Path:
     "The page of `clipsent run` where every text, state, reason, tag, model and verdict is a payload."
     root = shutil.copytree(root, tmp_path_factory.mktemp("index") / "root")
-    shutil.copytree(root / OPTIMIZE / "clip", root / stage.FINAL)
+    shutil.copytree(root / OPTIMIZE / "clip", root / steps.FINAL)
     columns = "rank model seeds val_f1_macro cross_fitted_val_f1_macro difference p_adjusted verdict leaked".split()
     rows = [(place, text, 1, 0.5, 0.5, 0.1, 0.2, text, False) for place, text in enumerate(TEXT_PAYLOADS, 1)]
     rows.append((0, "final_clip_aug", *rows[0][2:]))
     names = {"difference_low": 0.0, "difference_high": 0.2}
-    pd.DataFrame(rows, columns=columns).assign(**names).to_csv(root / f"{stage.COMPARED}.csv", index=False)
+    pd.DataFrame(rows, columns=columns).assign(**names).to_csv(root / f"{steps.COMPARED}.csv", index=False)
     tags = pd.DataFrame({"guid": range(len(TEXT_PAYLOADS)), "tag": TEXT_PAYLOADS})
-    tags.to_csv(root / stage.LABELLED, index=False)
+    tags.to_csv(root / steps.LABELLED, index=False)
     record = {}
-    for number, name in enumerate(stage.STEPS):
+    for number, name in enumerate(steps.STEPS):
         payload = TEXT_PAYLOADS[number % len(TEXT_PAYLOADS)]
         record[name] = {"state": payload if number % 2 else "failed", "reason": payload, "seconds": payload}
     write_json(root / stage.RECORD, record)
