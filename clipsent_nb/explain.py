@@ -266,6 +266,24 @@ def check_explainable(classifier: object) -> None:
         what, todo = f"a {type(classifier).__name__} cannot be explained", "give what Classifier.load returns"
         raise ClipsentError("classifier", what, todo=todo)
 
+# %% ../nbs/11a_explain.ipynb #81757d47
+def picture_heat(
+    model: DualEncoderClassifier, text: Tensor, pixels: Tensor, label: int, method: PictureMethod
+) -> tuple[np.ndarray, str]:
+    "The heat map of a post, and the method that made it; zeros where the model was trained without pictures."
+    if model.ablate_image:
+        return np.zeros((1, 1)), "none"
+    if method in ("auto", "attention"):
+        heat = attention_heat(model, text, pixels, label)
+        if heat is not None:
+            return heat, "attention"
+        if method == "attention":
+            todo = "leave the method out, or choose occlusion or integrated_gradients"
+            raise ClipsentError("method attention", "this picture tower has none for the whole picture", todo=todo)
+        method = "occlusion"
+    way = occlusion_heat if method == "occlusion" else integrated_gradients_heat
+    return way(model, text, pixels, label), method
+
 # %% ../nbs/11a_explain.ipynb #cedee49b
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,24 +336,6 @@ def explain(
     words["weight"] = word_weights(classifier, text, features[1], number)
     picture = inputs.pixels[0].transpose(1, 2, 0)
     return Explanation(model.labels[number], float(probabilities[number]), picture, heat, method, words)
-
-# %% ../nbs/11a_explain.ipynb #81757d47
-def picture_heat(
-    model: DualEncoderClassifier, text: Tensor, pixels: Tensor, label: int, method: PictureMethod
-) -> tuple[np.ndarray, str]:
-    "The heat map of a post, and the method that made it; zeros where the model was trained without pictures."
-    if model.ablate_image:
-        return np.zeros((1, 1)), "none"
-    if method in ("auto", "attention"):
-        heat = attention_heat(model, text, pixels, label)
-        if heat is not None:
-            return heat, "attention"
-        if method == "attention":
-            todo = "leave the method out, or choose occlusion or integrated_gradients"
-            raise ClipsentError("method attention", "this picture tower has none for the whole picture", todo=todo)
-        method = "occlusion"
-    way = occlusion_heat if method == "occlusion" else integrated_gradients_heat
-    return way(model, text, pixels, label), method
 
 # %% ../nbs/11a_explain.ipynb #d75dd19b
 from .report import chart_settings

@@ -439,7 +439,30 @@ def compare_with_run(
     }
     return values, (texts, images)
 
-# %% ../nbs/11b_export.ipynb #57c44c2f
+# %% ../nbs/11b_export.ipynb #1c2017a1
+import tempfile
+
+
+def check_exporter() -> None:
+    "Raise ClipsentError if what writes a graph is not installed."
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        what = f"needs {error.name}, which is not installed"
+        raise ClipsentError("clipsent export", what, todo="run `pip install clipsent_nb[onnx]`") from error
+
+
+def judge_export(classifier: "Classifier", folder: Path, run: Path, workspace: Workspace) -> ExportCheck:
+    "Compare answers, size and speed of an export in a folder with those of its run."
+    exported = OnnxClassifier.load(folder)
+    values, (texts, images) = compare_with_run(classifier, exported, workspace)
+    weights = run / "best.pt" if run.is_dir() else run
+    sizes = tuple(path.stat().st_size / 1e6 for path in (weights, folder / "model.onnx"))
+    speeds = tuple(measure_speed(one, texts[:TIMED], images[:TIMED]) for one in (classifier, exported))
+    return ExportCheck(**values, megabytes=sizes, posts_per_second=speeds)
+
+
 EXPORT_FILES = ("model.onnx", "tokenizer.json", "onnx.json")
 
 # %% ../nbs/11b_export.ipynb #d2f4c102
@@ -492,26 +515,3 @@ def export(
         for name in EXPORT_FILES:
             replace_file(folder / name, target / name)
     return comparison
-
-# %% ../nbs/11b_export.ipynb #1c2017a1
-import tempfile
-
-
-def check_exporter() -> None:
-    "Raise ClipsentError if what writes a graph is not installed."
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        what = f"needs {error.name}, which is not installed"
-        raise ClipsentError("clipsent export", what, todo="run `pip install clipsent_nb[onnx]`") from error
-
-
-def judge_export(classifier: "Classifier", folder: Path, run: Path, workspace: Workspace) -> ExportCheck:
-    "Compare answers, size and speed of an export in a folder with those of its run."
-    exported = OnnxClassifier.load(folder)
-    values, (texts, images) = compare_with_run(classifier, exported, workspace)
-    weights = run / "best.pt" if run.is_dir() else run
-    sizes = tuple(path.stat().st_size / 1e6 for path in (weights, folder / "model.onnx"))
-    speeds = tuple(measure_speed(one, texts[:TIMED], images[:TIMED]) for one in (classifier, exported))
-    return ExportCheck(**values, megabytes=sizes, posts_per_second=speeds)

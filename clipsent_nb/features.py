@@ -176,7 +176,7 @@ def encode(
     text, image = (torch.cat([parts[i][tower] for i in range(len(batches))]).float()[back] for tower in (0, 1))
     return text, image
 
-
+# %% ../nbs/04b_features.ipynb #c3f4e861
 @torch.no_grad()
 def head_probabilities(model: DualEncoderClassifier, features: tuple[Tensor, Tensor]) -> np.ndarray:
     "Class probabilities [N, C] from the features of `encode`."

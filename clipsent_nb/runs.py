@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'RUN_FORMAT', 'KNOWN_BY', 'CROSS_FITTED', 'digest_texts', 'RunFolder', 'prediction_table',
-           'read_predictions', 'ranking_score', 'refuse_other_predictions', 'Run']
+           'read_predictions', 'ranking_score', 'Run']
 
 # %% ../nbs/04a_runs.ipynb #dd256b55
 import shutil
@@ -290,6 +290,31 @@ def read_predictions(
         raise ClipsentError(path, f"not numbers ({first_line(error)})", todo="train the run again") from error
     return table if "group" in table else table.assign(group=table.guid)
 
+# %% ../nbs/04a_runs.ipynb #d67fb299
+from clipsent_nb.objective import score_answers
+
+
+def refuse_other_predictions(
+    path: Path,  # Of the predictions
+    predictions: pd.DataFrame,  # From `read_predictions`
+    metrics: Mapping[str, object],  # The metrics.json beside it
+    labels: Sequence[str],  # Names of the classes, in class order [C]
+) -> None:
+    "Raise ClipsentError if predictions are not those that were scored: of another run, or changed since."
+    todo = "take the whole folder of one run, or train it again with --overwrite"
+    if strange := sorted(set(predictions.true_label) - set(labels)):
+        raise ClipsentError(path, f"true_label {first_few(strange)} is not a class of the run", todo=todo)
+    answers = predictions[[f"p_{label}" for label in labels]].to_numpy().argmax(axis=1)
+    if odd := predictions.guid[predictions.pred_label != np.asarray(labels)[answers]].tolist():
+        raise ClipsentError(path, f"pred_label is not the likeliest class for guid {first_few(odd)}", todo=todo)
+    found = len(answers), score_answers(predictions.true_label.map(labels.index), answers, labels)["f1_macro"]
+    told = (metrics["val_posts"], metrics["best_val_f1_macro"])
+    if found[0] != told[0] or abs(found[1] - told[1]) > 1e-6:
+        what = "{} posts with macro-F1 {:.4f}, where the metrics.json beside it has {} with {:.4f}".format(
+            *found, *told
+        )
+        raise ClipsentError(path, f"holds {what}", todo=todo)
+
 # %% ../nbs/04a_runs.ipynb #30de561d
 def read_train_posts(
     folder: Path,  # Of a run or an ensemble
@@ -315,7 +340,7 @@ from functools import cached_property
 
 from .files import checked, read_array
 from .labels import LABELS
-from .objective import adjust_probabilities, score_answers
+from .objective import adjust_probabilities
 
 CROSS_FITTED = "cross_fitted_val_f1_macro"
 
@@ -324,28 +349,6 @@ def ranking_score(metrics: Mapping[str, object]) -> float:
     "The macro-F1 by which runs are ranked: cross-fitted; in runs of older versions, which lack it, that of the best epoch."
     found = metrics.get(CROSS_FITTED)
     return metrics["best_val_f1_macro"] if found is None else found
-
-
-def refuse_other_predictions(
-    path: Path,  # Of the predictions
-    predictions: pd.DataFrame,  # From `read_predictions`
-    metrics: Mapping[str, object],  # The metrics.json beside it
-    labels: Sequence[str],  # Names of the classes, in class order [C]
-) -> None:
-    "Raise ClipsentError if predictions are not those that were scored: of another run, or changed since."
-    todo = "take the whole folder of one run, or train it again with --overwrite"
-    if strange := sorted(set(predictions.true_label) - set(labels)):
-        raise ClipsentError(path, f"true_label {first_few(strange)} is not a class of the run", todo=todo)
-    answers = predictions[[f"p_{label}" for label in labels]].to_numpy().argmax(axis=1)
-    if odd := predictions.guid[predictions.pred_label != np.asarray(labels)[answers]].tolist():
-        raise ClipsentError(path, f"pred_label is not the likeliest class for guid {first_few(odd)}", todo=todo)
-    found = len(answers), score_answers(predictions.true_label.map(labels.index), answers, labels)["f1_macro"]
-    told = (metrics["val_posts"], metrics["best_val_f1_macro"])
-    if found[0] != told[0] or abs(found[1] - told[1]) > 1e-6:
-        what = "{} posts with macro-F1 {:.4f}, where the metrics.json beside it has {} with {:.4f}".format(
-            *found, *told
-        )
-        raise ClipsentError(path, f"holds {what}", todo=todo)
 
 
 @dataclass(frozen=True)
