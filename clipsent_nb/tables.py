@@ -234,7 +234,7 @@ def refuse_columns(
     if named := [flag_of(name) for name in columns.given if getattr(columns, name)]:
         raise ClipsentError(named[0], "is a column of no table", todo=todo)
 
-
+# %% ../nbs/00e_tables.ipynb #0fce119b
 def find_columns(
     table: pd.DataFrame,  # From `read_cells`
     columns: Columns,  # What the user says
@@ -312,7 +312,7 @@ def as_text(cell: object) -> str:
     cell = cell.decode(errors="replace") if isinstance(cell, bytes) else cell
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
-
+# %% ../nbs/00e_tables.ipynb #869effc8
 def names_files(
     texts: Sequence[str],  # Of a few cells
     workspace: Workspace,  # Has the data root
