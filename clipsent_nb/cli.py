@@ -217,23 +217,38 @@ def is_true(value: object) -> bool:
     return str(value).lower() not in ("false", "f", "no", "n", "off", "0")
 
 
+def idle_reason(
+    name: str,  # Of a command
+    arguments: Mapping[str, object],  # From `bind_values`
+    setting: str,
+) -> str:
+    "Why a setting of a training would do nothing; empty if it does something."
+    from clipsent_nb.config import DEPENDED, PRESETS, TrainConfig, why_idle
+
+    if name not in ("optimize", "mine", "heads", "preprocess", "grid") or "config" not in arguments:
+        return ""
+    config, preset = arguments["config"], PRESETS.get(arguments.get("preset"))
+    if preset:
+        config = TrainConfig(**{**preset.settings, **{one: getattr(config, one) for one in config.given}})
+    if name == "grid":
+        function = load(name)
+        varying, config = function.plan(**vars(arguments_of(function)(**arguments)))
+        if varying.keys() & {setting, *DEPENDED}:
+            return ""
+    if setting == "explain_errors" and config.explain_errors and arguments.get("report") is False:
+        return "it is drawn in the report, which --no-report leaves out"
+    return why_idle(config, setting)
+
+
 def refuse_idle_settings(
     name: str,  # Of a command
     arguments: Mapping[str, object],  # From `bind_values`
     given: Iterable[str],  # Settings that somebody wrote down for this call
 ) -> None:
     "Raise ClipsentError if one of the settings of a training would do nothing."
-    from clipsent_nb.config import PRESETS, TrainConfig, refuse_idle
-
-    if name not in ("optimize", "mine", "heads", "preprocess") or "config" not in arguments:
-        return  # a grid varies what the others depend on
-    config, preset = arguments["config"], PRESETS.get(arguments.get("preset"))
-    if preset:
-        config = TrainConfig(**{**preset.settings, **{one: getattr(config, one) for one in config.given}})
-    refuse_idle(config, given)
-    if config.explain_errors and "explain_errors" in given and arguments.get("report") is False:
-        todo = "leave one of the two out"
-        raise ClipsentError("--explain-errors", "does nothing, since it is drawn in the report", todo=todo)
+    for setting in given:
+        if reason := idle_reason(name, arguments, setting):
+            raise ClipsentError(flag_of(setting), f"does nothing, since {reason}", todo="leave it out")
 
 # %% ../nbs/cli.ipynb #c11f0006
 from clipsent_nb.files import arguments_of

@@ -271,19 +271,20 @@ EFFECTS: dict[str, Effect] = {
 }
 
 
-def refuse_idle(
+DEPENDED = ("loss", "text_tower", "image_tower", "trainable_blocks", "ablate_text", "ablate_image")
+DEPENDED += ("freeze_epochs", "epochs", "head_first", "head_lr", "micro_batch_size")  # what these look at
+
+
+def why_idle(
     config: TrainConfig,
-    names: Iterable[str],  # Fields that somebody wrote for this training
-) -> None:
-    "Raise ClipsentError if one of the fields does nothing beside the others, and is not what it would be anyway."
-    for name in names:
-        if name not in EFFECTS:
-            continue
-        has_effect, why = EFFECTS[name]
-        value = make_plain(getattr(config, name))
-        usual = make_plain(type(config).__dataclass_fields__[name].default)  # which scripts may spell out
-        if value != usual and not has_effect(config):
-            raise ClipsentError(f"{flag_of(name)} {value}", f"does nothing, since {why}", todo="leave it out")
+    name: str,  # Of a setting
+) -> str:
+    "Why a setting does nothing beside the others; empty if it does something, or is what it would be anyway."
+    if name not in EFFECTS:
+        return ""
+    has_effect, why = EFFECTS[name]
+    usual = type(config).__dataclass_fields__[name].default  # which scripts may spell out
+    return "" if getattr(config, name) == usual or has_effect(config) else why
 
 # %% ../nbs/03c_config.ipynb #3f66f15e
 from dataclasses import asdict, fields

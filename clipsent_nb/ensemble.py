@@ -150,6 +150,8 @@ import shutil
 from functools import partial
 
 from clipsent_nb.members import save_words
+from clipsent_nb.model import read_weights
+from clipsent_nb.trained import refuse_other
 
 MEMBER_FILES = ("config.json", "metrics.json", "val_predictions.csv", "val_epochs.npy", "train_posts.csv")
 
@@ -158,12 +160,16 @@ def place_member(
     candidate: Candidate,
     folder: Path,  # Of the member; made
 ) -> None:
-    "Write a member: of a run what a prediction needs, of a bag of words its two files."
+    """Write a member: of a run what a prediction needs, of a bag of words its two files.
+
+    Raises ClipsentError if the weights of a run are those of another.
+    """
     folder.mkdir(parents=True)
     if isinstance(candidate.source, WordModel):
         save_words(candidate.source, folder)
         return
     run = candidate.source.folder
+    refuse_other(run / "best.pt", read_weights(run / "best.pt")[1], candidate.source.config)
     try:
         os.link(run / "best.pt", folder / "best.pt")
     except OSError:  # another file system, or one without links
@@ -366,7 +372,7 @@ def place_members(
 import torch
 
 from clipsent_nb.features import head_probabilities
-from clipsent_nb.model import load_exact, read_weights, write_weights
+from clipsent_nb.model import load_exact, write_weights
 from clipsent_nb.trained import TrainedModel
 
 START = ("seed", "head_variant", "text_pooling", "image_pooling", "ablate_text", "ablate_image")

@@ -311,10 +311,21 @@ def start_of(file: Path) -> bytes:
         return opened.read(8)
 
 # %% ../nbs/11_predict.ipynb #7c73f005
-def plan_prediction(text: str | None, image: Path | None, **given: object) -> None:
-    "Raise ClipsentError as `check_request` does."
-    names = ("test_file", "encoding", "abstain_below", "coverage", "cluster")
-    check_request(text is not None or image is not None, *map(given.get, names))
+def plan_prediction(
+    workspace: Workspace,
+    text: str | None,
+    image: Path | None,
+    test_file: Path | None,
+    columns: Columns,
+    cluster: Cluster,
+    **given: object,
+) -> tuple[bool, Path, bool]:
+    "Whether one post was given, the file or folder of the others, and whether they are answered in one piece; raises as `check_request` and `check_reading` do."
+    alone, source = text is not None or image is not None, workspace.posts_root / (test_file or LISTS["test"])
+    whole = alone or is_listed(source)
+    check_request(alone, test_file, *map(given.get, ("encoding", "abstain_below", "coverage")), cluster)
+    check_reading(columns, cluster, whole, whole or (source.is_dir() and not is_saved_dataset(source)))
+    return alone, source, whole
 
 # %% ../nbs/11_predict.ipynb #681a6231
 from functools import partial
@@ -345,11 +356,9 @@ def predict_file(
     parquet or jsonl. Tables and folders are read in parts, and a call that was interrupted goes on where it was.
     Raises ClipsentError, and writes nothing, if the weights do not load or a post cannot be read.
     """
-    alone, how = text is not None or image is not None, {"encoding": encoding, "batch_size": batch_size}
-    path, source = workspace.resolve(output or ANSWERS), workspace.posts_root / (test_file or LISTS["test"])
-    whole = alone or is_listed(source)
-    check_request(alone, test_file, encoding, abstain_below, coverage, cluster)
-    check_reading(columns, cluster, whole, whole or (source.is_dir() and not is_saved_dataset(source)))
+    path, how = workspace.resolve(output or ANSWERS), {"encoding": encoding, "batch_size": batch_size}
+    given = {"encoding": encoding, "abstain_below": abstain_below, "coverage": coverage}
+    alone, source, whole = plan_prediction(workspace, text, image, test_file, columns, cluster, **given)
     outputs = path, path.with_name(f"{path.stem}_probabilities.csv")
     inputs = [source, *map(workspace.resolve, (weights, *((image,) if image else ())))]
     for file in outputs:

@@ -59,7 +59,7 @@ from clipsent_nb.card import UNKNOWN, card_metadata, find_licence, model_card
 from clipsent_nb.ensemble import ensemble_card
 from clipsent_nb.files import write_csv, write_json
 from clipsent_nb.model import read_weights, write_weights
-from clipsent_nb.runs import Run, read_predictions
+from clipsent_nb.runs import Run, digest_parts, read_predictions
 
 
 def write_page(run: Path, target: Path, name: str, corruptions: dict[str, object]) -> None:
@@ -99,6 +99,8 @@ def copy_public(
         write_csv(number_guids(run / "val_predictions.csv"), target / "val_predictions.csv")
     if digests and (run / "train_posts.csv").is_file():
         write_csv(read_table(run / "train_posts.csv").assign(guid="", group=""), target / "train_posts.csv")
+        written = digest_parts(target, ["train_posts.csv"])
+        write_json(target / "config.json", read_json(target / "config.json") | written)
     for member in sorted(run.glob("members/*")):
         copy_public(member, target / "members" / member.name, digests)
 

@@ -12,20 +12,21 @@ from pathlib import Path
 
 from clipsent_nb import __version__
 from clipsent_nb.cli import load
-from clipsent_nb.files import ClipsentError, Workspace, make_plain
+from clipsent_nb.files import ClipsentError, Workspace, first_few, make_plain
 from clipsent_nb.steps import (
     BASELINE,
-    BATCHES,
     COMPARED,
     DEFAULTS,
     FINAL,
     IMAGE_CSV,
+    NAMED,
     STEPS,
     TRAIN_AUG,
     VAL,
     Plan,
     listed_values,
     read_settings,
+    refuse_idle_shared,
     refuse_lacking,
     refuse_unready,
 )
@@ -58,10 +59,6 @@ def digest_content(files: list[Path], workspace: Workspace) -> bytes:
     "Names and digests of files."
     found = file_digests(files, workspace.cache / "digests.json", workspace.num_workers)
     return "\n".join(f"{path.name} {one}" for path, one in zip(files, found, strict=True)).encode()
-
-
-# Settings that say where to start from
-NAMED = ("table", "division", "weights", "csv", "val_csv", "split_csv", "test_file", "run", "runs")
 
 
 def find_named(plan: Plan) -> dict[str, list[Path]]:
@@ -161,11 +158,32 @@ def lacks_copies(plan: Plan) -> bool:
     return False
 
 
+CURATED = ("splits", "mine", "augment-images", "augment-text", "merge")  # steps whose tables people correct by hand
+
+
+def step_outputs(plan: Plan) -> dict[str, str]:
+    "A digest of each file that a step has left and nobody edits."
+    names = () if plan.name in CURATED else [name for name in plan.files if not name.endswith("report.html")]
+    files = [path for path in map(plan.workspace.resolve, names) if path.is_file()]
+    found = file_digests(files, plan.workspace.cache / "digests.json", plan.workspace.num_workers)
+    return {
+        path.relative_to(plan.workspace.project_root).as_posix(): one for path, one in zip(files, found, strict=True)
+    }
+
+
+def replaced_files(plan: Plan, entry: Mapping[str, object]) -> list[str]:
+    "The files that a step has left and something else has written over, such as the same command called by hand."
+    then, today = entry.get("outputs", {}), step_outputs(plan)
+    return [name for name in today if name in then and then[name] != today[name]]
+
+
 def is_complete(plan: Plan, entry: Mapping[str, object], inputs: Mapping[str, str]) -> bool:
     "Whether a step was done with these settings from these files, and what it left is still there."
     if entry.get("state") != "done" or entry.get("inputs") != dict(inputs):
         return False
     if not all(plan.workspace.resolve(path).is_file() for path in plan.files) or lacks_copies(plan):
+        return False
+    if replaced_files(plan, entry):
         return False
     return is_known(plan, entry) or entry.get("deciding") == deciding_values(plan.calls)
 
@@ -225,18 +243,46 @@ def holds_run(config: object) -> bool:
         return False
 
 
+def owned_folders(plan: Plan, entry: Mapping[str, object]) -> list[str]:
+    "The folders of a step whose runs it may replace: those that it made, and that nobody has used since."
+    known = entry.get("owned", plan.run_folders[:1] if entry.get("owner") else [])  # owner: in older records
+    changed = replaced_files(plan, entry)
+    return [
+        folder
+        for folder in plan.run_folders
+        if not plan.workspace.resolve(folder).exists()
+        or (folder in known and not any(name.startswith(f"{folder}/") for name in changed))
+    ]
+
+
+def refuse_runs_of_others(plan: Plan, owned: list[str]) -> None:
+    "Raise ClipsentError if a run with other settings, which the stage has not made, is where a step will train."
+    from clipsent_nb.config import EXECUTION_ONLY, config_values
+
+    models = {"model_name", "text_encoder", "image_encoder"}  # a folder may have moved
+    for call, folder in zip(plan.calls, plan.run_folders, strict=False):
+        if folder in owned or plan.name not in ("baseline", "retrain", "mine"):
+            continue
+        values, place = config_values(call["config"]), plan.workspace.resolve(folder)
+        runs = place.glob(f"fold_*_of_{call.get('folds') or 5}") if plan.name == "mine" else [place]
+        for run in [run for run in sorted(runs) if (run / "metrics.json").is_file()]:
+            stored = read_json(run / "config.json")
+            names = [name for name in values if name in stored and name not in EXECUTION_ONLY | models]
+            if odd := [name for name in names if values[name] != stored[name]]:
+                what = f"{run} holds a run with other settings ({odd[0]} {stored[odd[0]]}, not {values[odd[0]]})"
+                todo = "move it away, or replace it with --overwrite"
+                raise ClipsentError(f"step {plan.name}", f"{what}, which `clipsent run` did not make", todo=todo)
+
+
 def call_command(
     plan: Plan,
-    overwrite: bool,  # Whether it may replace runs in its folder
+    owned: list[str],  # Folders whose runs may be replaced
 ) -> list[object]:
     "Call the command of a step, once or for each seed; the results."
     command, results = plan.step.command, []
-    for call in plan.calls:
-        if (
-            overwrite
-            and command in (*BATCHES, "optimize")
-            and not (command == "optimize" and holds_run(call["config"]))
-        ):
+    folders = plan.run_folders or [""] * len(plan.calls)
+    for call, folder in zip(plan.calls, folders, strict=True):
+        if folder in owned and not (command == "optimize" and holds_run(call["config"])):
             call = call | {"config": replace(call["config"], overwrite=True)}
         results.append(load(command)(**call))
     return results
@@ -268,7 +314,7 @@ def do_steps(
     """
     record, states, path, looked = read_record(workspace), {}, workspace.resolve(RECORD), False
     for place, plan in enumerate(plans, 1):
-        head, entry, folder = f"[{place}/{len(plans)}] {plan.name}", record.get(plan.name, {}), plan.step.folder
+        head, entry = f"[{place}/{len(plans)}] {plan.name}", record.get(plan.name, {})
         inputs = step_inputs(plan)
         if reason := explain_block(plan.name, states, workspace.project_root):
             entry = entry | {"state": "blocked", "reason": reason, "seconds": 0}
@@ -280,11 +326,12 @@ def do_steps(
                     refuse_unready(later)
                 looked = True
             log.info("%s: begins", head)
-            owner = bool(entry.get("owner")) or not workspace.resolve(folder or "no folder").exists()
+            owned = plan.run_folders if overwrite else owned_folders(plan, entry)
             entry = {"values": plan.values, "version": __version__, "deciding": deciding_values(plan.calls)}
-            entry |= {"owner": owner, "inputs": inputs, "state": "begun", "reason": "", "seconds": 0}
+            entry |= {"owned": owned, "inputs": inputs, "state": "begun", "reason": "", "seconds": 0}
             write_json(path, record | {plan.name: entry})
-            entry |= perform(lambda plan=plan, may=overwrite or owner: call_command(plan, may))
+            entry |= perform(lambda plan=plan, owned=owned: call_command(plan, owned))
+            entry["outputs"] = step_outputs(plan) if entry["state"] == "done" else {}
         if entry["state"] != "done":
             log.warning("%s: %s, %s", head, entry["state"], entry["reason"])
         record[plan.name], states[plan.name] = entry, entry["state"]
@@ -299,10 +346,11 @@ def read_scores(
     workspace: Workspace,  # Where the project is
 ) -> pd.DataFrame:
     "Macro-F1 of baseline and final model: model, measure, score, low, high, believable (bool); empty before training."
-    rows = []
-    for model, folder in (("baseline", BASELINE), ("final model", FINAL)):
+    rows, record = [], read_record(workspace)
+    for model, step, folder in (("baseline", "baseline", BASELINE), ("final model", "retrain", FINAL)):
         path = workspace.resolve(folder) / "metrics.json"
-        metrics = read_json(path) if path.is_file() else {}
+        failed = record.get(step, {}).get("state") in ("failed", "blocked")  # what lies there is another run
+        metrics = read_json(path) if path.is_file() and not failed else {}
         for prefix, measure in SCORES.items():
             if (score := metrics.get(f"{prefix}_f1_macro")) is None:
                 continue
@@ -345,8 +393,12 @@ def judge_final(
         names = " and ".join(leaked)
         lines = [f"**Leaked:** {names} trained on validation posts or copies of them; the grey scores mean nothing."]
     table = read_table(path, ["model", "leaked", "verdict", "difference"]) if path.is_file() else None
-    for row in () if table is None else table[table.model == Path(FINAL).name].itertuples():
-        if trained_since(path, workspace):
+    judged = [] if table is None or "final model" not in set(scores.model) else table[table.model == Path(FINAL).name]
+    first = set() if table is None or "kind" not in table else set(table.model[table.kind == "baseline"])
+    for row in judged.itertuples() if len(judged) else ():
+        if first - {Path(BASELINE).name}:
+            lines.append(f"The last comparison was with {first_few(sorted(first))}, not with the baseline.")
+        elif trained_since(path, workspace):
             lines.append("One of the two was trained after they were compared: `clipsent compare` tells of today's.")
         elif row.leaked != "True":
             lines.append(f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}.")
@@ -389,6 +441,29 @@ def write_index(
     return folder / "index.html"
 
 # %% ../nbs/13_stage.ipynb #b0000039
+def refuse_early(
+    plans: list[Plan],  # The steps of this call
+    record: Mapping[str, Mapping[str, object]],  # From `read_record`
+    overwrite: bool,  # Whether runs of others may be replaced
+) -> None:
+    "Raise ClipsentError before the first step for what a later one could not use; nothing is asked of what is complete."
+    entries = [record.get(plan.name, {}) for plan in plans]
+    complete = [
+        is_known(*pair) and is_complete(*pair, step_inputs(pair[0])) for pair in zip(plans, entries, strict=True)
+    ]
+    first = complete.index(False) if False in complete else len(plans)  # what follows it may be done anew
+    for plan, entry in zip(plans[first:], entries[first:], strict=True):
+        _ = plan.calls
+        refuse_lacking(plan)
+        if not overwrite:
+            refuse_runs_of_others(plan, owned_folders(plan, entry))
+        if plan.name == "predict" and (changed := replaced_files(plan, entry)):
+            what = f"{changed[0]} is not what this step has left"
+            raise ClipsentError(f"step {plan.name}", what, todo="move it away, and it is made again")
+    if first < len(plans):
+        refuse_idle_shared(plans)
+
+
 def choose_steps(
     only: str = "",  # Names of steps, separated by commas; empty: all
     start: str = "",  # The first of them; empty: from the beginning
@@ -433,10 +508,7 @@ def run_stage(
     where = f"--settings {settings}"
     plans = [Plan(name, read_settings(settings), workspace, where) for name in choose_steps(only, from_, skip)]
     before = read_record(workspace)
-    for plan in plans:
-        if not is_known(plan, before.get(plan.name, {})):
-            _ = plan.calls
-            refuse_lacking(plan)
+    refuse_early(plans, before, overwrite)
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
         record = do_steps(plans, workspace, overwrite)
         page = workspace.resolve("outputs/reports/index.html")

@@ -23,6 +23,7 @@ class Step:
     folder: str = ""  # Receives its report
     paths: Mapping[str, str] = field(default_factory=dict)  # Settings that say where things are
     reads: tuple[str, ...] = ()  # Patterns of files that it takes in where they exist
+    runs: str = ""  # Where the runs of a batch go; default: its folder
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -55,7 +56,9 @@ STEPS = {
     "heads": Step("heads", (TRAIN, VAL), (HEADS_CSV,), HEADS),
     "preprocess": Step("preprocess", (TRAIN, VAL), (RULES_CSV,), RULES),
     "robustness": Step("robustness", (HEADS_CSV, VAL), (f"{DAMAGE}/robustness_metrics.json",), DAMAGE),
-    "mine": Step("mine", (TRAIN,), (BAD_CASES,), f"{OUT}/bad_cases"),  # out of fold, validation posts decide nothing
+    "mine": Step(  # out of fold, validation posts decide nothing
+        "mine", (TRAIN,), (BAD_CASES,), f"{OUT}/bad_cases", runs=f"{OUT}/mine_oof"
+    ),
     "augment-images": Step("augment-images", (BAD_CASES,), (IMAGE_CSV,)),
     "augment-text": Step("augment-text", (BAD_CASES,), (TEXT_CSV,)),
     "merge": Step("merge", (TRAIN, BAD_CASES, IMAGE_CSV, TEXT_CSV), (TRAIN_AUG,)),
@@ -138,15 +141,16 @@ def read_settings(
             raise ClipsentError(where, f"no table [{table}]", todo=f"there are {', '.join(settings)}")
         if not isinstance(values, dict):
             raise ClipsentError(where, f"{table} is no table", todo=f"write its settings below one line [{table}]")
-        settings[table] |= values
+        own = {} if "preset" in values else settings[table]  # a preset stands before defaults that nobody wrote
+        settings[table] = own | values
     return settings
 
 # %% ../nbs/12b_steps.ipynb #b0000006
 from dataclasses import fields
 from functools import cached_property
 
-from clipsent_nb.cli import bind_values, is_true, load, refuse_idle_settings, settable
-from clipsent_nb.files import Workspace, arguments_of, make_plain
+from clipsent_nb.cli import bind_values, idle_reason, is_true, load, refuse_idle_settings, settable
+from clipsent_nb.files import Workspace, arguments_of, flag_of, make_plain
 
 ROOTS = ("project_root", "data_root")  # a project may be moved, so they decide nothing
 DECIDED = {*ROOTS, "train_csv", "output_dir", "output_csv", "output", "badcase_csv", "overwrite"}  # by the stage
@@ -182,6 +186,13 @@ class Plan:
         "Where its runs go: the first into its folder, those with further seeds beside it."
         folder = self.step.folder
         return [f"{folder}_seed{seed}" if place else folder for place, seed in enumerate(self.seeds)]
+
+    @property
+    def run_folders(self) -> list[str]:
+        "The folders whose runs its command makes, and may have to replace."
+        if self.step.command == "optimize":
+            return self.folders
+        return [self.step.runs or self.step.folder] if self.step.command in BATCHES else []
 
     @property
     def seeds(self) -> list[str | None]:
@@ -244,6 +255,17 @@ def refusal(
     return ""
 
 
+def refuse_idle_shared(plans: list[Plan]) -> None:
+    "Raise ClipsentError if a setting of [train] does nothing in any of the steps that train."
+    trains = [plan for plan in plans if "train" in plan.step.tables]
+    shared = trains[0].settings["train"] if trains else {}
+    for key in shared:
+        reasons = [idle_reason(plan.step.command, call, key) for plan in trains for call in plan.calls]
+        if reasons and all(reasons):
+            what = f"[train] {flag_of(key)} does nothing, since {reasons[0]}"
+            raise ClipsentError(trains[0].where, what, todo="leave it out")
+
+
 def make_calls(plan: Plan) -> list[dict[str, object]]:
     """The arguments with which a step calls its command, once or for each of its seeds.
 
@@ -278,13 +300,44 @@ from clipsent_nb.files import check_output
 
 # How the tables that steps leave begin; scripts from before may have left others under these names
 STARTS = dict.fromkeys((BAD_CASES, IMAGE_CSV, TEXT_CSV), "guid,true_label,")
-STARTS |= {TRAIN_AUG: "guid,text_path,", f"{COMPARED}.csv": "model,", LABELLED: "guid,tag"}
+ANSWERED = LABELLED.replace(".txt", "_probabilities.csv")
+STARTS |= {TRAIN_AUG: "guid,text_path,", f"{COMPARED}.csv": "model,", LABELLED: "guid,tag", ANSWERED: "guid,tag"}
 
 
 def listed_values(value: object) -> list[str]:
     "The values of a list, or of text with commas; none of None."
     parts = [] if value is None else value if isinstance(value, list | tuple) else str(value).split(",")
     return [str(part).strip() for part in parts if str(part).strip()]
+
+
+# Settings that name what a step starts from
+NAMED = ("table", "division", "weights", "csv", "val_csv", "split_csv", "test_file", "run", "runs", "rules_file")
+NAMED += ("badcase_image_csv", "badcase_text_csv")
+
+
+def is_made(name: str) -> bool:
+    "Whether a step leaves a file or folder of this name, or its folder holds it."
+    path = Path(name).as_posix()
+    folders = [folder for step in STEPS.values() for folder in (step.folder, step.runs) if folder]
+    own = any(path == folder or path.startswith((f"{folder}/", f"{folder}_seed")) for folder in folders)
+    return own or any(path in step.makes for step in STEPS.values())
+
+
+def refuse_missing(plan: Plan) -> None:
+    "Raise ClipsentError if a file or run that a setting names is not there, and no step makes it."
+    roots = plan.workspace.project_root, plan.workspace.posts_root
+    for key in {*NAMED} - {"test_file", *plan.step.paths}:  # the former has words of its own
+        for name in listed_values(plan.values.get(key)):
+            there = [root / name for root in roots if (root / name).exists()]
+            on_the_hub = key in ("weights", "run") and re.fullmatch(r"(?!outputs/)[\w.-]+/[\w.-]+(@[\w.-]+)?", name)
+            if is_made(name) or on_the_hub:
+                continue
+            runs = key in ("run", "runs") and [one for one in there if one.is_dir()]
+            if not there or (runs and not any((runs[0] / file).is_file() for file in ("metrics.json", "cells.json"))):
+                what = (
+                    f"needs {name}, which {'holds no finished run' if there else 'is not there, and no step makes it'}"
+                )
+                raise ClipsentError(f"step {plan.name}", what, todo=f"name another as [{plan.name}] {key}")
 
 
 def refuse_lacking(plan: Plan) -> None:
@@ -294,7 +347,8 @@ def refuse_lacking(plan: Plan) -> None:
         if module and not find_spec(module):
             what, todo = f"needs {module}, which is not installed", f"pip install 'clipsent_nb[{module}]'"
             raise ClipsentError(where, what, todo=todo)
-    for path in set(STARTS) & set(plan.step.makes):
+    beside = (ANSWERED,) if plan.name == "predict" else ()
+    for path in set(STARTS) & {*plan.step.makes, *beside}:
         check_output(where, plan.workspace.resolve(path), [], plan.workspace, STARTS[path])
     head = re.match(rf"{HEADS}/head_([a-z]+)", str(values.get("weights", ""))) if plan.name == "robustness" else None
     heads = plan.settings["heads"].get("variants")
@@ -304,13 +358,7 @@ def refuse_lacking(plan: Plan) -> None:
             "name others as [robustness] weights",
         )
         raise ClipsentError(where, what, todo=todo)
-    if plan.name == "compare":
-        made = [HEADS, RULES, GRID, *(one for step in STEPS.values() for one in (step.folder, f"{step.folder}_seed"))]
-        for run in listed_values(values.get("runs")):
-            known = any(folder and Path(run).as_posix().startswith(folder) for folder in made)
-            if not known and not plan.workspace.resolve(run).is_dir():
-                what = f"needs the run {run}, which is not there, and no step makes it"
-                raise ClipsentError(where, what, todo="name others as [compare] runs")
+    refuse_missing(plan)
     posts = plan.workspace.posts_root / values.get("test_file", "test_without_label.txt")
     if plan.name == "predict" and values.get("test_file") != TEST and not posts.exists():
         raise ClipsentError(where, f"needs {posts}", todo="put it there, or leave the step out with --skip predict")
@@ -336,6 +384,11 @@ def refuse_unready(plan: Plan) -> None:
         [call] = plan.calls
         if call.get("weights") is None:
             cut_folds(read_split(workspace.resolve(TRAIN)), call["config"], call.get("folds") or 5)
+    if plan.name in ("heads", "preprocess", "compare"):
+        from clipsent_nb.data import read_split
+        from clipsent_nb.stats import refuse_one_group
+
+        refuse_one_group(read_split(workspace.resolve(VAL)).group, workspace.resolve(VAL))
     if plan.name == "predict" and not values.get("test_file"):
         refuse_lost_posts(plan)
 

@@ -196,6 +196,7 @@ def share_gradients(model: DualEncoderClassifier, posts: int) -> None:
 # %% ../nbs/04_train.ipynb #39acbf9a
 from clipsent_nb.config import TrainConfig, config_values, differing, identity
 from clipsent_nb.runs import (
+    digest_parts,
     Run,
     RunFolder,
     decide_resume,
@@ -407,8 +408,8 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     calibration = fit_calibration(val.labels, probabilities, val.groups)
     fitted = {"adjustment": adjusted.get("logit_adjustment"), "temperature": calibration["temperature"]}
     weights, settings = read_weights(folder / "best.pt")
-    read = {"data_fingerprint": {"train": inputs.train.fingerprint, "val": val.fingerprint}}
-    write_weights(folder / "best.pt", weights, settings | read | {"fitted": fitted})
+    own = {"run": read_run_config(folder.path)["run"]}
+    write_weights(folder / "best.pt", weights, settings | own | {"fitted": fitted})
     shipped = calibrate(probabilities, temperature=calibration["temperature"])
     write_csv(prediction_table(val.posts, val.labels, shipped, val.classes), folder / "val_predictions.csv")
     set_trainable(state.model, not config.is_frozen(len(state.history) - 1), config.blocks)
@@ -426,6 +427,8 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
         "train_time_sec": round(state.seconds, 3),
         "pairs_per_sec": round(state.total_posts / state.seconds, 2),
         **parameter_counts(state.model),
+        **own,
+        **digest_parts(folder.path, ["history.csv", "val_epochs.npy"]),
     }
     write_card(folder.path, metrics, find_licence(inputs.encoder))
     write_json(folder / "metrics.json", metrics)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from clipsent_nb.files import read_json, write_csv, write_json
 from clipsent_nb.objective import score_answers
+from clipsent_nb.runs import digest_parts
 
 
 def put_predictions(folder: Path, table: pd.DataFrame) -> None:
@@ -18,3 +19,10 @@ def put_predictions(folder: Path, table: pd.DataFrame) -> None:
     ids = ([labels.index(label) for label in table[column]] for column in ("true_label", "pred_label"))
     scores = {"best_val_f1_macro": score_answers(*ids, labels)["f1_macro"], "val_posts": len(table)}
     write_json(folder / "metrics.json", read_json(folder / "metrics.json") | scores)
+
+
+def record_parts(folder: Path) -> None:
+    "Record the files of a run as they are now."
+    for name in ("config.json", "metrics.json"):
+        values = read_json(folder / name)
+        write_json(folder / name, values | digest_parts(folder, list(values.get("files", {}))))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from runfolders import put_predictions
+from runfolders import put_predictions, record_parts
 
 from clipsent_nb import trained
 from clipsent_nb.cli import main
@@ -36,6 +36,7 @@ def root(tmp_path_factory, fresh_run) -> Path:
     half, val = root / altered(root, "half"), read_split(root / "outputs/splits/val.csv")
     known = pd.read_csv(half / "train_posts.csv", dtype=str)
     pd.concat([known, val.iloc[::2].reindex(columns=known.columns)]).to_csv(half / "train_posts.csv", index=False)
+    record_parts(half)
     ensemble(both("clip", "other"), workspace=Workspace(root))
     return root
 

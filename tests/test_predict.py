@@ -14,6 +14,7 @@ import pytest
 import torch
 from faults.hub import FakeHub, status
 from PIL import Image
+from runfolders import record_parts
 
 from clipsent_nb import labelling
 from clipsent_nb.batches import Cluster
@@ -386,6 +387,7 @@ def test_a_post_without_a_half_is_refused_unless_the_model_has_met_such_posts(ro
     stand_ins = trained_without(root, tmp_path / "stand_ins")
     posts.loc[0, "image_digest"] = labelling.OF_NOBODY[1]  # as `splits --allow-missing` leaves it
     posts.to_csv(stand_ins / "train_posts.csv", index=False)
+    record_parts(stand_ins)
     assert Classifier.load(stand_ins).may_lack == {"image"} and classifier.may_lack == set()
 
 

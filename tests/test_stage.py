@@ -45,9 +45,9 @@ class Project:
         config = TrainConfig(project_root=self.root, **{key: plan.values[key] for key in plan.values if key in known})
         return [{"config": config} | {key: plan.values[key] for key in plan.values if key not in {*known, "jobs"}}]
 
-    def call_command(self, plan: Plan, overwrite: bool) -> list[str]:
+    def call_command(self, plan: Plan, owned: list[str]) -> list[str]:
         self.done.append(plan.name)
-        self.overwritten += [plan.name] * overwrite
+        self.overwritten += [plan.name] * bool(owned)
         if error := self.failing.get(plan.name):
             raise error
         seen = digest(f"{stage.step_inputs(plan)} {plan.values}".encode())
@@ -75,6 +75,7 @@ def project(tmp_path, monkeypatch) -> Project:
     monkeypatch.setattr(stage, "call_command", own.call_command)
     monkeypatch.setattr(stage, "refuse_lacking", lambda plan: None)
     monkeypatch.setattr(stage, "refuse_unready", lambda plan: None)
+    monkeypatch.setattr(stage, "refuse_idle_shared", lambda plans: None)
     page = own.root / "outputs/reports/index.html"
     monkeypatch.setattr(stage, "write_index", lambda workspace: page.write_text(stage.list_steps(workspace)))
     return own
