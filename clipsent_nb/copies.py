@@ -174,13 +174,18 @@ def close_hashes(hashes: pd.Series) -> np.ndarray:
         found.append(np.stack([np.full(len(later), positions[first[i]]), positions[first[later]]]))
     return np.concatenate(found, axis=1)
 
+# %% ../nbs/00g_copies.ipynb #9cc06ac3
+ALTERED = r"(_[it]a\d+)+$"  # how the names of altered copies end, see `augment.name_copies`
+
 # %% ../nbs/00g_copies.ipynb #7c97c045
 def find_copies(
     posts: pd.DataFrame,  # Posts in question, from `with_content`
     known: pd.DataFrame,  # Posts that were met, from `with_content`
 ) -> pd.Series:
     "Whether each post has a copy among the known ones: its guid, its group, its picture, its text, or a picture nearly like it."
-    copy = posts.guid.isin(known.guid) | posts.group.isin(known.group)
+    sources, known_sources = (guids.str.replace(ALTERED, "", regex=True) for guids in (posts.guid, known.guid))
+    met = sources.isin(known_sources)
+    copy = met | posts.group.isin([*known.group, *posts.group[met]])
     for key in ("image_digest", "text_key"):
         copy |= ~posts[key].isin(OF_NOBODY) & posts[key].isin(known[key])
     known_bits = np.unique(hash_bits(known.image_hash[known.image_hash != ""]))
