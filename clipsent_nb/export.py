@@ -405,14 +405,16 @@ def compare_with_run(
 
     Raises ClipsentError if the validation posts are not there any more, or have no labels.
     """
+    from clipsent_nb.data import read_split
     from clipsent_nb.decoding import read_text
+    from clipsent_nb.inputs import refresh_content
     from clipsent_nb.objective import score
     from clipsent_nb.runs import Run, warn_of_changes
     from clipsent_nb.stats import compare_seeds
     from clipsent_nb.trained import find_met_posts
 
     path = workspace.resolve(classifier.config["val_csv"])
-    val = classifier.read_posts(path, workspace)
+    val = classifier.read_posts(refresh_content(read_split(path), workspace, path), workspace, path)
     if bare := val.posts.guid[val.labels < 0].tolist():
         raise ClipsentError(path, f"no label for guid {first_few(bare)}", todo="an export is judged on labelled posts")
     if classifier.folder and (classifier.folder / "metrics.json").is_file():
