@@ -47,8 +47,9 @@ def decode_unicode(raw: bytes) -> tuple[str, str] | None:
 
 
 def _decoded(raw: bytes, encoding: str) -> str | None:
+    "The text in some bytes without the mark of UTF-8, which may stand before others too; None if they are not in this encoding."
     try:
-        return raw.decode(encoding)
+        return raw.removeprefix(codecs.BOM_UTF8).decode(encoding)
     except (UnicodeError, LookupError):
         return None
 
@@ -195,7 +196,7 @@ def looks_wrong(
     "Whether nothing tells that a guess is right; in UTF-8, whether there are the escape signs of ISO 2022."
     if encoding not in LEGACY or not is_legacy(raw):
         return encoding == "utf-8" and b"\x1b" in raw
-    text, odd = raw.decode(encoding), doubts(raw, encoding)
+    text, odd = _decoded(raw, encoding), doubts(raw, encoding)
     if encoding == "cp1252":
         return odd > 0 or NOT_WESTERN.search(text) is not None
     signs = set(re.findall("[\u4e00-\u9fff]", text))
@@ -208,7 +209,7 @@ def looks_wrong(
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MOST_PIXELS = 10**8  # of a picture; each takes three bytes of memory, and more while it is decoded
 MALFORMED = (  # What Pillow's parsers raise
-    *(TypeError, ValueError, SyntaxError, AttributeError, LookupError, ArithmeticError, RuntimeError),
+    *(TypeError, ValueError, SyntaxError, AttributeError, LookupError, ArithmeticError, RuntimeError, AssertionError),
     struct.error,
 )
 
@@ -267,7 +268,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         highest = levels.max()
         scale = 255 / 65535 if highest > 255 else 255 if image.mode == "F" and highest <= 1 else 1
         image = Image.fromarray((levels * scale).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
