@@ -263,14 +263,18 @@ def inputs_from_memory(
     tokens = tokenize((clean_text(text[:LONGEST_TEXT], rules) for text in texts), tokenizer, limit)
     preprocessor = ImagePreprocessor.from_processor(processors[1])
 
+    images, places = list(images), {}
+    rows = np.array([places.setdefault(id(image), len(places)) for image in images], dtype=np.int64)
+    numbers = np.unique(rows, return_index=True)[1].tolist()  # a stream or a lazy picture is read by one thread
+
     def look(number: int) -> np.ndarray:
         return preprocessor.pixels(open_image(images[number], name_picture(images[number], first + number)))
 
-    pixels = list(in_threads(look, range(len(images)), worker_count(workers)))
-    keys, posts = [digest(row.tobytes()) for row in pixels], pd.DataFrame({"guid": map(str, range(len(texts)))})
+    pixels = list(in_threads(look, numbers, worker_count(workers)))
+    digests, posts = [digest(row.tobytes()) for row in pixels], pd.DataFrame({"guid": map(str, range(len(texts)))})
     pixels = np.stack(pixels) if pixels else np.empty((0, 3, *preprocessor.size), dtype=np.uint8)
     labels, padding = np.full(len(texts), -1, dtype=np.int64), Padding.of(tokenizer, limit)
-    rows, classes = np.arange(len(texts)), tuple(switches.get("labels", LABELS))
+    keys, classes = [digests[row] for row in rows], tuple(switches.get("labels", LABELS))
     wordless = digest(tokenize([""], tokenizer, limit)[0].tobytes())
     return PairInputs(posts, labels, tokens, pixels, rows, keys, preprocessor, padding, classes, wordless)
 
