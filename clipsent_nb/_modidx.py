@@ -1153,6 +1153,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.state.unpack_state': ('state.html#unpack_state', 'clipsent_nb/state.py'),
                                    'clipsent_nb.state.warn_of_relabelled': ('state.html#warn_of_relabelled', 'clipsent_nb/state.py')},
             'clipsent_nb.stats': { 'clipsent_nb.stats.SeedMean': ('stats.html#seedmean', 'clipsent_nb/stats.py'),
+                                   'clipsent_nb.stats._is_label': ('stats.html#_is_label', 'clipsent_nb/stats.py'),
                                    'clipsent_nb.stats.adjust_p': ('stats.html#adjust_p', 'clipsent_nb/stats.py'),
                                    'clipsent_nb.stats.answers_mean': ('stats.html#answers_mean', 'clipsent_nb/stats.py'),
                                    'clipsent_nb.stats.check_options': ('stats.html#check_options', 'clipsent_nb/stats.py'),

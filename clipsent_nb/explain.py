@@ -472,22 +472,22 @@ def deletion_curves(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
 
 # %% ../nbs/11a_explain.ipynb #ba75861d
-from .stats import interval_and_p
+from collections.abc import Iterable, Iterator
+
+from .stats import group_numbers, interval_and_p
 
 
 def deletion_gap(
     curves: pd.DataFrame,  # From `deletion_curves`
-    groups: Sequence[object] | None = None,  # Of the posts; those of one group count as one. None: each post does
+    groups: Iterable[object] | None = None,  # Of the posts; those of one count as one, as those of none do not
 ) -> pd.DataFrame:
     """How much lower the answer falls along an explanation's order than along random ones: part, gap, low, high, p, groups.
 
     Raises ClipsentError if there is not a group for each post.
     """
     posts = curves.post.unique()
-    names = posts if groups is None else groups
-    if isinstance(names, str) or len(names) != len(posts):
-        raise ClipsentError("groups", f"must be a list of {len(posts)}, one of each post")
-    group = curves.post.map(dict(zip(posts, names, strict=True)))
+    numbers = group_numbers(list(groups) if isinstance(groups, Iterator) else groups, len(posts))
+    group = curves.post.map(dict(zip(posts, numbers, strict=True)))
     gaps = (curves.random - curves.ranked).groupby([curves.part, group]).mean()
     rows = []
     for part, gap in gaps.groupby(level=0):

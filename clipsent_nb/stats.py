@@ -8,7 +8,7 @@ __all__ = ['UNCLEAR', 'NOT_JUDGED', 'seeds_interval', 'compare_means', 'compare_
            'rank_runs']
 
 # %% ../nbs/03a_stats.ipynb #35fb8f84
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence, Set, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -37,13 +37,21 @@ def group_numbers(
     "The group of each post as a number, 0, 1, ... [N]; raises ClipsentError unless there is one label per post."
     if groups is None:
         return np.arange(rows)
-    names = pd.Series(np.asarray(groups))
-    if len(names) != rows:
-        raise ClipsentError("groups", f"must hold one label per post ({rows}), got {len(names)}")
+    unfit = isinstance(groups, str | bytes | Mapping | Set) or getattr(groups, "ndim", 1) != 1
+    if unfit or not isinstance(groups, Collection) or len(groups) != rows:
+        raise ClipsentError("groups", f"must be a list of {rows} labels, one per post")
+    names = pd.Series(np.asarray(groups)) if hasattr(groups, "__array__") else pd.Series(list(groups), dtype=object)
+    kinds = set(map(type, names)) if names.dtype == object else ()
+    if odd := [kind for kind in kinds if not _is_label(kind)]:
+        raise ClipsentError("groups", f"must be a list of {rows} labels, texts or numbers, and has a {odd[0].__name__}")
     numbers, known = pd.factorize(names.mask(names == ""))
     alone = numbers < 0
     numbers[alone] = len(known) + np.arange(alone.sum())
     return numbers
+
+
+def _is_label(kind: type) -> bool:
+    return issubclass(kind, str | bytes) or (issubclass(kind, Hashable) and not issubclass(kind, Sized))
 
 # %% ../nbs/03a_stats.ipynb #c58ce158
 def group_counts(
@@ -266,12 +274,15 @@ def adjust_p(
 ) -> np.ndarray:
     """p values corrected for their number, NaN where there was none [tests].
 
+    Raises ClipsentError for what is no list of numbers from 0 to 1.
     Source: Benjamini and Hochberg, 1995, "Controlling the False Discovery Rate".
     """
     from scipy.stats import false_discovery_control
 
-    adjusted = np.array(p, dtype=float)
+    adjusted = np.array(as_numbers(p, "p"))
     known = ~np.isnan(adjusted)
+    if adjusted.ndim != 1 or not ((adjusted[known] >= 0) & (adjusted[known] <= 1)).all():
+        raise ClipsentError("p", "must be a list of numbers from 0 to 1, NaN where there was no test")
     if known.any():
         adjusted[known] = false_discovery_control(adjusted[known], method="bh")
     return adjusted
@@ -319,7 +330,7 @@ def refuse_one_group(
     where: object,  # What holds them, for messages
 ) -> None:
     "Raise ClipsentError if posts are copies of one another, of which no interval and no comparison can tell."
-    if len(set(groups)) < 2:
+    if len(np.unique(group_numbers(groups, len(groups)))) < 2:
         what = "holds one post, or copies of one; nothing can be told from it"
         raise ClipsentError(where, what, todo="give a file with more posts")
 
