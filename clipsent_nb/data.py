@@ -396,8 +396,7 @@ def make_splits(
     else:
         pairs, problems, classes = read_lists(workspace.posts_root, labels, rename, stand_ins, mvsa, encoding)
     if division:
-        pairs, odd = divide_posts(pairs, workspace.posts_root / division)
-        problems += odd
+        pairs, problems = divide_posts(pairs, workspace.posts_root / division, problems, encoding)
     posts, found = read_posts(workspace, pairs, encoding)
     problems = join_problems(problems, [one for one in found if one.file not in stand_ins.values()])
     workspace.audit_csv.unlink(missing_ok=True)  # of another call

@@ -305,9 +305,10 @@ VOTES = "labelResultAll.txt"
 def read_vote_rows(
     path: Path,  # labelResultAll.txt
     mvsa: Mvsa,  # Which of the two data sets it is of
+    encoding: str = "auto",  # See `read_votes`
 ) -> tuple[pd.DataFrame, list[Problem]]:
     "The labels that follow from the votes, like `read_list`; and the posts whose votes contradict each other."
-    rows = read_votes(path, {"single": 1, "multiple": 3}[mvsa])
+    rows = read_votes(path, {"single": 1, "multiple": 3}[mvsa], encoding)
     torn = rows[rows.label == ""].itertuples()
     problems = [Problem(row.guid, f"{path.name}:{row.line}", "votes contradict each other", "not used") for row in torn]
     return rows[rows.label != ""].reset_index(drop=True), problems
@@ -335,7 +336,7 @@ def read_lists(
             continue
         if split == "train" and mvsa:
             name = VOTES
-            rows, found = read_vote_rows(root / name, mvsa)
+            rows, found = read_vote_rows(root / name, mvsa, encoding)
         else:
             rows, found = read_list(root / name, "" if encoding == "auto" else encoding)
         if rows.empty and split == "train":
@@ -405,6 +406,8 @@ def read_rows(
 def divide_posts(
     pairs: pd.DataFrame,  # From `read_lists` or `read_rows`
     folder: Path,  # See `read_division`
+    listed: Sequence[Problem] = (),  # Of `read_lists` or `read_rows`; those of posts in no part do not count
+    encoding: str = "auto",  # Of its files
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """The posts of a given division with their `part`, and what does not fit: ids without a post, posts in no part.
 
@@ -413,13 +416,15 @@ def divide_posts(
     flag, name = f"--division {folder.name}", folder.name
     if "part" in pairs:
         raise ClipsentError(flag, "the table has a division of its own", todo="leave out --division, or that column")
-    parts = read_division(folder)
+    parts = read_division(folder, encoding)
     pairs = pairs.drop_duplicates("guid").reset_index(drop=True)  # of a post in both lists the labelled row
     pairs = pairs.assign(part=pairs.guid.map(parts))
     pairs["split"] = pairs.part.map({"test": "test"}).fillna("train")
     bare = (pairs.label == "") & pairs.part.isin(["train", "val"])
     outside, lost = pairs.guid[pairs.part.isna()].tolist(), parts.index[~parts.index.isin(pairs.guid)].tolist()
-    problems = [
+    gone = {one.guid for one in listed if one.done.startswith(LEFT_OUT)} - {"", *parts.index}
+    problems = [replace(one, done="not used") if one.guid in gone else one for one in listed]
+    problems += [
         Problem(guid, name, f"no label, but in {part}") for guid, part in pairs.loc[bare, ["guid", "part"]].values
     ]
     problems += [Problem(guid, name, "in no part of the division", "not used") for guid in outside]

@@ -307,7 +307,7 @@ def as_text(cell: object) -> str:
         raise ClipsentError(
             f"cell {str(cell)[:60]}", f"is no text but of type {type(cell).__name__}", todo="write one text"
         )
-    if cell is None or (isinstance(cell, float) and cell != cell) or cell is pd.NA:
+    if pd.isna(cell):
         return ""
     cell = cell.decode(errors="replace") if isinstance(cell, bytes) else cell
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
@@ -386,9 +386,11 @@ def read_post_table(
 # %% ../nbs/00e_tables.ipynb #2e230b6e
 def read_ids(
     file: Path,  # .txt with an id a line, alone or before a comma; .json with a list of ids, or of objects with `id`
+    encoding: str = "auto",  # See `table_text`
 ) -> list[str]:
     "The guids that a file of a division names; raises ClipsentError if it holds something else."
-    text, _ = decode_text(file.read_bytes())
+    with optional_reader(file):
+        text = table_text(file, encoding)
     if file.suffix.lower() == ".txt":
         ids = [re.split("[,\t]", line)[0].strip() for line in text.splitlines() if line.strip()]
         return ids[1:] if ids and ids[0].lower() in USUAL_NAMES["id"] else ids
@@ -404,6 +406,7 @@ def read_ids(
 
 def read_division(
     folder: Path,  # Such as 10-flod-1: train, val or dev, and test, as .txt or .json
+    encoding: str = "auto",  # See `table_text`
 ) -> pd.Series:
     """The part of each guid: train, val or test.
 
@@ -420,7 +423,8 @@ def read_division(
             files[part] = file
     if "train" not in files:
         raise ClipsentError(flag, "holds no train.txt or train.json", todo="name a folder with train, val and test")
-    rows = pd.DataFrame([(guid, part) for part in files for guid in read_ids(files[part])], columns=["guid", "part"])
+    ids = [(guid, part) for part in files for guid in read_ids(files[part], encoding)]
+    rows = pd.DataFrame(ids, columns=["guid", "part"])
     parts = rows.drop_duplicates()
     if torn := parts.guid[parts.guid.duplicated()].tolist():
         raise ClipsentError(flag, f"guid {first_few(torn)} is in two parts", todo="keep it in one")
@@ -449,13 +453,14 @@ def join_votes(
 def read_votes(
     path: Path,  # MVSA's labelResultAll.txt
     annotators: int,  # Of each post: 1 in MVSA-Single, 3 in MVSA-Multiple
+    encoding: str = "auto",  # See `table_text`
 ) -> pd.DataFrame:
     """A row per post: guid, label ("" where the votes contradict each other) and line.
 
     Raises ClipsentError if the file is missing, or a line has another number of votes.
     """
     with optional_reader(path):
-        text, _ = decode_text(path.read_bytes())
+        text = table_text(path, encoding)
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         guid, *votes = line.split() or ["id"]
