@@ -316,11 +316,13 @@ class Comparison:
     failed: pd.DataFrame  # run and reason of those that failed
     report: Path | None  # the page, if one was made
     columns: tuple[str, ...]  # the columns to print
+    conclusion: str = ""  # what may be said of it, in sentences
 
     def __str__(self) -> str:
         shown = self.table[list(self.columns)].head(10)
         floats = {name: "{:.4g}".format for name in shown.select_dtypes("float")}
         lines = [shown.to_string(index=False, formatters=floats, na_rep="")]
+        lines += [line for line in self.conclusion.splitlines() if line]
         if len(self.failed):
             lines.append(f"{len(self.failed)} failed; the same command tries them again:")
             lines += [f"  {row.run}: {row.reason}" for row in self.failed.itertuples()]
@@ -334,6 +336,7 @@ def write_comparison(
     csv: Path,  # The file to write
     columns: Sequence[str],  # What to print of it
     report: Path | None,  # The page, if one was made
+    conclusion: str = "",  # What may be said of it, in sentences
 ) -> Comparison:
     """Write the table and sum it up.
 
@@ -345,7 +348,7 @@ def write_comparison(
         raise ClipsentError(csv.parent, f"none of its {len(runs)} runs was completed; the first: {reasons[0]}")
     texts = [name for name in table if table[name].map(type).eq(str).all()]
     write_csv(table.assign(**{name: formula_safe(table[name]) for name in texts}), csv)
-    return Comparison(table, csv, failed, report, tuple(name for name in columns if name in table))
+    return Comparison(table, csv, failed, report, tuple(name for name in columns if name in table), conclusion)
 
 # %% ../nbs/05_grid.ipynb #8a3a7be0
 from pydantic import Field

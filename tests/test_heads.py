@@ -8,8 +8,17 @@ import pytest
 
 from clipsent_nb.batches import Execution
 from clipsent_nb.files import ClipsentError
-from clipsent_nb.heads import CROSS_FITTED, heads, make_contender, read_variants, validation_posts
+from clipsent_nb.heads import (
+    CROSS_FITTED,
+    VariantConfig,
+    conclude_pairs,
+    heads,
+    make_contender,
+    read_variants,
+    validation_posts,
+)
 from clipsent_nb.preprocess import preprocess, read_rule_sets
+from clipsent_nb.recipes import recipes
 from clipsent_nb.runs import Run
 from clipsent_nb.state import sample_config
 from clipsent_nb.train import sample_run
@@ -48,6 +57,22 @@ def test_a_true_is_no_number_in_a_set_of_rules(tmp_path):
         read_rule_sets(path)
 
 
+def test_a_pair_is_named_with_its_interval_and_its_verdict():
+    row = {"a": "ln", "b": "base", "difference": 0.1, "low": 0.02, "high": 0.18, "p_adjusted": 0.01}
+    pairs = pd.DataFrame([row | {"verdict": verdict} for verdict in ("better", "worse", "not distinguishable")])
+    better, worse, unclear = conclude_pairs(pairs)
+    assert better == "`ln` is better than `base` (+0.100, 95 % interval +0.020 to +0.180, corrected p 0.010)."
+    assert worse.startswith("`ln` is worse than `base` (+0.100")
+    assert unclear.startswith("1 of 3 pairs cannot be told apart (95 % intervals): `ln` minus `base` +0.100 (+0.020 to")
+
+
+def test_a_dry_run_shows_recipe_seed_and_state(run):
+    shared = VariantConfig(project_root=run.folder.parents[2], model_name="tiny_clip")
+    table = recipes(shared, seeds="1,2", execution=Execution(dry_run=True)).splitlines()
+    assert [line.split() for line in table[:2]] == [["recipe", "seed", "state"], ["spec", "1", "waiting"]]
+    assert table[8].split() == ["best", "2", "waiting"] and max(map(len, table)) < 80
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "choice"), [(heads, {"variants": "ln"}), (preprocess, {"rules": "none"})])
 def test_a_comparison_of_one_has_a_table_and_a_report(run, command, choice, tmp_path):
@@ -55,6 +80,7 @@ def test_a_comparison_of_one_has_a_table_and_a_report(run, command, choice, tmp_
     config = sample_config(root, epochs=1, output_dir=Path("outputs/optimize/one"))
     result = command(config, **choice, seeds="42", execution=Execution())
     assert len(result.table) == 1 and result.table[CROSS_FITTED].notna().all()
+    assert "There is nothing to compare it with" in str(result)
     assert "There is nothing to compare it with" in result.report.read_text(encoding="utf-8")
     posts, contenders = read_variants(root / "outputs/optimize/one", "head_")
     assert len(contenders) == 1 and len(posts)
