@@ -260,7 +260,9 @@ def describe_settings(
 
 # %% ../nbs/12_compare.ipynb #fe3595ab
 from clipsent_nb.heads import compare_contenders
-from clipsent_nb.stats import judge
+from clipsent_nb.stats import NOT_JUDGED, judge
+
+BASELINE_ALONE = "not judged: the baseline has one seed"  # of a reference, which needs none
 
 
 def compare_with_first(
@@ -273,6 +275,8 @@ def compare_with_first(
     columns = {"difference": "difference", "low": "difference_low", "high": "difference_high", "p": "p"}
     table = pd.DataFrame(rows, columns=[*columns, "seeds", "mcnemar_p"])
     judged = judge(table.dropna(subset="p"))
+    trained = [one.predictions.ndim > 1 for one in contenders]
+    judged.verdict = judged.verdict.mask(judged.verdict.eq(NOT_JUDGED) & ~pd.Series(trained), BASELINE_ALONE)
     return judged.reindex(table.index).drop(columns="seeds").rename(columns=columns)
 
 # %% ../nbs/12_compare.ipynb #5f72c968
@@ -342,7 +346,7 @@ def render_ranking(
     return pd.DataFrame(rows, columns=names).to_html(index=False, escape=False, border=0)
 
 # %% ../nbs/12_compare.ipynb #5455f5e1
-from clipsent_nb.stats import NOT_JUDGED, UNCLEAR, selection_optimism
+from clipsent_nb.stats import UNCLEAR, selection_optimism
 
 
 def conclude_ranking(
@@ -389,7 +393,7 @@ def warn_of_flattery(
             f"{owed} having been chosen among {len(honest)} on these posts. Runs that had won a comparison of their own "
             "here before flatter themselves further; only the test posts are free of that."
         )
-    if (table.verdict == NOT_JUDGED).any():
+    if table.verdict.isin([NOT_JUDGED, BASELINE_ALONE]).any():
         lines.append("With one seed nothing is judged: another seed may turn a difference round.")
     return lines + [
         f"**Leaked:** `{name}` met validation posts in training; it is not ranked."
@@ -525,8 +529,8 @@ BASELINE = TrainConfig(
 )
 
 # %% ../nbs/12_compare.ipynb #3ae20fdc
-from clipsent_nb.files import flag_of, log
-from clipsent_nb.config import overruled_flags
+from clipsent_nb.files import flag_of, log, write_count
+from clipsent_nb.config import overruled_flags, trains_encoder
 from clipsent_nb.train import fit
 
 
@@ -550,7 +554,10 @@ def make_baseline(
                 "`clipsent splits` keeps copies together",
             )
             raise ClipsentError(f"--train-csv {config.train_csv}", what, todo=todo)
-        log.info("baseline %s: training it", folder)
+        how = "the encoder is trained too" if trains_encoder(config) else "the head alone, the encoder stays frozen"
+        way_out = "--output-dir RUN takes a finished run as the baseline"
+        epochs = write_count(config.epochs, "epoch")
+        log.info("baseline %s: training it, %s, at most %s; %s", folder, how, epochs, way_out)
         run = fit(config)
     if run.metrics["leaked"]:
         what = "a leaked baseline, with which nothing can be compared"
@@ -589,6 +596,89 @@ def gather_contenders(
         contenders += fit_encoder_references(baseline, posts, config)
     return posts, contenders, refused
 
+# %% ../nbs/12_compare.ipynb #e5ba3e23
+from contextlib import suppress
+
+
+def without_seed(run: Run) -> dict[str, object]:
+    "What decides the numbers of a run, but for the seed."
+    return {name: value for name, value in run.config["identity"].items() if name != "seed"}
+
+
+def find_other_seeds(
+    runs: Sequence[Run],  # Of one contender
+    named: set[Path],  # The folders of all runs that are compared
+) -> list[Run]:
+    "The runs beside these that differ from them in nothing but the seed, and are not compared."
+    found = []
+    for path in sorted({path for run in runs for path in run.folder.parent.glob("*/metrics.json")}):
+        if path.parent not in named:
+            with suppress(ClipsentError):  # what cannot be read is no run to name
+                found.append(Run.load(path.parent))
+    own, seeds = without_seed(runs[0]), {run.config["seed"] for run in runs}
+    return [run for run in found if without_seed(run) == own and run.config["seed"] not in seeds]
+
+
+def place_other_seeds(
+    contenders: Sequence[Contender],  # What is compared
+    root: Path,  # The project root
+) -> dict[str, list[str]]:
+    "The folders of other seeds, for each contender that has some, as --runs takes them."
+    root, named = root.resolve(), {run.folder for one in contenders for run in one.runs}
+    others = {one.name: find_other_seeds(one.runs, named) for one in contenders if one.runs}
+
+    def place(folder: Path) -> str:
+        return (folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()
+
+    return {name: [place(run.folder) for run in runs] for name, runs in others.items() if runs}
+
+# %% ../nbs/12_compare.ipynb #dafcde5e
+import re
+import shlex
+
+from clipsent_nb.config import EXECUTION_ONLY, config_values, write_flags
+
+
+def repeat_command(
+    run: Run,  # A finished run
+    config: TrainConfig,  # Where its posts are
+) -> tuple[str, str]:
+    "The folder, relative to the project root, and the command that trains a run once more with another seed."
+    root, usual, seed = config.project_root.resolve(), config_values(TrainConfig()), run.config["seed"] + 1
+    batch = (run.folder.parent / "cells.json").is_file()  # which holds no other runs than its own
+    beside = Path("outputs/optimize") if batch else run.folder.parent
+    beside = beside.relative_to(root) if beside.is_relative_to(root) else beside
+    folder = (beside / (re.sub(r"_seed\d+$", "", run.folder.name) + f"_seed{seed}")).as_posix()
+    decisive = [name for name in usual if name not in EXECUTION_ONLY - {"train_csv", "val_csv"} | {"seed"}]
+    own = {name: run.config[name] for name in decisive if run.config.get(name, usual[name]) != usual[name]}
+    where = {name: str(getattr(config, name) or "") for name in ("project_root", "data_root")}
+    where = {name: text for name, text in where.items() if text not in ("", str(usual[name]))}
+    values = own | where | {"seed": seed, "output_dir": folder}
+    texts = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
+    quoted = {name: shlex.quote(value) if isinstance(value, str) else value for name, value in texts.items()}
+    return folder, f"clipsent optimize {write_flags(quoted)}"
+
+
+def ask_for_seeds(
+    table: pd.DataFrame,  # From `rank_contenders`
+    contenders: Sequence[Contender],  # What it was made from; the baseline first
+    config: TrainConfig,  # Of the baseline
+    runs: str,  # As `find_runs` takes it
+) -> list[str]:
+    "What to type for seeds that are lacking: of the baseline, and of the highest run that was not judged."
+    others, first = place_other_seeds(contenders, config.project_root), contenders[0]
+    lacking = table.model[(table.verdict == NOT_JUDGED) & (table.kind == "run")].tolist()
+    asked = [one for one in contenders if lacking and (one is first or one.name == lacking[0])]
+    alone = [one.runs[0] for one in asked if len(one.runs) == 1 and one.name not in others]
+    commands = [repeat_command(run, config) for run in alone if run.config.get("kind") != "ensemble"]
+    there = ",".join(place for places in others.values() for place in places)
+    lines = [f"runs of other seeds are there and not compared; add to --runs: {there}"] * bool(others)
+    if commands:
+        again = f" with --runs {','.join([runs, *(folder for folder, _ in commands)])}" if runs else ""
+        lines += ["for a verdict, train with another seed, better with two:", *(f"  {words}" for _, words in commands)]
+        lines.append(f"then repeat this comparison{again}")
+    return lines
+
 # %% ../nbs/12_compare.ipynb #9be06d64
 @dataclass(frozen=True)
 class Ranking:
@@ -598,6 +688,7 @@ class Ranking:
     csv: Path
     left_out: list[ClipsentError]  # what is wrong with runs that were left out
     report: Path | None  # the page, if one was made
+    advice: tuple[str, ...] = ()  # what to type for a verdict that is lacking
 
     def __str__(self) -> str:
         names = {"rank": "rank", "model": "model", CROSS_FITTED: "macro-F1", "val_f1_macro": "reported"}
@@ -608,7 +699,7 @@ class Ranking:
         floats = {name: "{:.3f}".format for name in shown.select_dtypes("float")}
         lines = [shown.to_string(index=False, formatters=floats, na_rep="")]
         lines += ["macro-F1: cross-fitted, on posts that did not choose the epoch; reported: on those that did"]
-        lines += [f"left out: {error}" for error in self.left_out] + [f"table {self.csv}"]
+        lines += [*self.advice, *(f"left out: {error}" for error in self.left_out), f"table {self.csv}"]
         return "\n".join(lines + ([f"report {self.report}"] if self.report else []))
 
 # %% ../nbs/12_compare.ipynb #a558d11a
@@ -644,4 +735,4 @@ def compare(
     values = {"project_root": str(config.project_root), "baseline": str(config.output_dir), "runs": runs}
     values |= {"data_root": str(config.data_root or ""), "references": references}
     page = make_page("compare", csv.with_suffix(""), values, report)
-    return Ranking(table, csv, left_out, page)
+    return Ranking(table, csv, left_out, page, tuple(ask_for_seeds(table, contenders, config, runs)))

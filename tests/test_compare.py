@@ -12,6 +12,7 @@ import pytest
 import torch
 from runfolders import put_predictions
 
+from clipsent_nb.cli import parse
 from clipsent_nb.compare import (
     BASELINE,
     REFERENCES,
@@ -29,6 +30,7 @@ from clipsent_nb.compare import (
     refuse_changed,
     render_ranking,
 )
+from clipsent_nb.config import differing, identity
 from clipsent_nb.decisions import cross_fit_temperature
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
@@ -154,8 +156,10 @@ def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project,
     with pytest.raises(ClipsentError, match="old: validated on other posts"):
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "baseline").exists()
+    caplog.set_level("INFO")
     compared(project, str(OPTIMIZE / "clip"))
     assert "not used" not in caplog.text
+    assert "training it, the encoder is trained too, at most 1 epoch; --output-dir RUN takes a finished" in caplog.text
     written = (project / OPTIMIZE / "baseline/best.pt").stat().st_mtime_ns
     compared(project, str(OPTIMIZE / "clip"), epochs=9)
     assert "the baseline is there with other settings: --epochs\n" in caplog.text
@@ -301,11 +305,31 @@ def test_one_seed_is_not_judged_however_large_the_difference(posts):
 
 def test_one_seed_is_not_judged_in_words_and_in_the_file(project):
     result = compared(project, str(OPTIMIZE / "clip"))
-    assert str(result).count("one seed: not judged") == 5
+    assert str(result).count("one seed: not judged") == 1
+    assert str(result).count("not judged: the baseline has one seed") == 4
     written = pd.read_csv(result.csv).set_index("model")
     assert written.seeds[["baseline", "clip", "tfidf-logistic"]].tolist() == [1, 1, 0]
     posts, contenders, _ = gather_contenders(baseline_of(project), str(OPTIMIZE / "clip"))
     assert "**one seed: not judged**" in conclude_ranking(result.table, posts, contenders)
+
+
+def test_a_verdict_that_is_lacking_comes_with_the_commands_for_it(project):
+    config, named = baseline_of(project), str(OPTIMIZE / "clip")
+    result = compare(config, named, references=False, report=False)
+    commands = [line.split()[1:] for line in result.advice if line.startswith("  clipsent ")]
+    assert [words[-1] for words in commands] == [f"outputs/optimize/{name}_seed43" for name in ("baseline", "clip")]
+    for (command, *words), run in zip(commands, ("baseline", "clip"), strict=True):
+        settings = parse(command, words).keywords["config"]
+        first = Run.load(project / OPTIMIZE / run)
+        assert differing(identity(settings), first.config["identity"]) == ["seed"]
+        fit(settings)
+    assert f"--runs {named},outputs/optimize/baseline_seed43,outputs/optimize/clip_seed43" in result.advice[-1]
+    result = compare(config, named, references=False, report=False)
+    others = "outputs/optimize/baseline_seed43,outputs/optimize/clip_seed43"
+    words = "runs of other seeds are there and not compared; add to --runs:"
+    assert result.advice == (f"{words} {others}",) and result.advice[0] in str(result)
+    result = compare(config, f"{named},{others}", references=False, report=False)
+    assert result.advice == () and result.table.seeds.tolist() == [2, 2]
 
 
 def test_temperature_is_judged_on_posts_it_was_not_fitted_on():
