@@ -231,6 +231,28 @@ class SplitReport:
         return "\n".join(_report_lines(self))
 
 # %% ../nbs/00_data.ipynb #76314d32
+def interval_reach(
+    val: pd.DataFrame,  # Posts to validate on: label, group
+) -> float:
+    "How far the 95 % interval of macro-recall, which macro-F1 resembles, reaches at worst: half right in each class."
+    groups = val.groupby("label").group.nunique()
+    return float(1.96 * 0.5 * (1 / groups).sum() ** 0.5 / max(1, len(groups)))
+
+
+def warn_of_small(
+    posts: pd.DataFrame,  # With split, and part if they came with a division
+) -> list[str]:
+    "A line if the validation posts are so few that only large differences can be told apart."
+    labelled = posts[posts.split != "test"]
+    val = labelled[labelled.split == "val"]
+    if (reach := interval_reach(val)) <= 0.1:
+        return []
+    named = "part" in posts and (posts.part.eq("val").any() or own_folds(posts))
+    more = "more posts help" if named or len(val) > 0.29 * len(labelled) else "--val-ratio 0.3 or more posts help"
+    few = f"{write_count(val.group.nunique(), 'post')} to validate on, copies counted once"
+    return [f"{few}: luck alone may move macro-F1 by ±{reach:.2f}, so only large differences can be told apart; {more}"]
+
+
 def _report_lines(report: SplitReport) -> list[str]:
     classes, duplicates, outputs = report.classes, report.duplicates, report.folder.parent
     encodings = ", ".join(f"{count} {name}" for name, count in report.posts.encoding.value_counts().items())
@@ -261,7 +283,7 @@ def _report_lines(report: SplitReport) -> list[str]:
     for split, label in itertools.product(("train", "val"), report.labels):
         if not classes.loc[split, label]:
             lines.append(f"warning: no {label} post in {split}")
-    return lines
+    return lines + warn_of_small(report.posts)
 
 # %% ../nbs/00_data.ipynb #838f417c
 def own_folds(posts: pd.DataFrame) -> list[str]:

@@ -567,3 +567,11 @@ def test_hidden_files_and_files_of_other_kinds_are_no_posts(tmp_path):
         (root / "data" / name).write_bytes(b"x")
     found = files_by_guid(root / "data")
     assert len(found) == 40 and found["7"] == {"text": ["7.txt"], "image": ["7.jpg"]}
+
+
+def test_few_validation_posts_are_called_few_and_the_way_out_suits_the_split(tmp_path):
+    workspace = Workspace(write_posts(tmp_path, [(str(number), LABELS[number % 3]) for number in range(90)]))
+    words = str(make_splits(workspace)).splitlines()[-1]
+    assert words.startswith("9 posts to validate on") and words.endswith("--val-ratio 0.3 or more posts help")
+    assert "may move macro-F1 by ±0.33, so only large differences" in words  # 1.96 / 2 / sqrt(9)
+    assert str(make_splits(workspace, val_ratio=0.4)).endswith("can be told apart; more posts help")
