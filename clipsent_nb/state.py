@@ -261,6 +261,7 @@ class State:
     posts: int = 0  # posts seen in it
     total_posts: int = 0  # posts trained on, all epochs
     seconds: float = 0.0  # spent training and validating
+    encoding_seconds: float = 0.0  # those of them in which features were computed that are kept
     history: list[dict[str, float]] = field(default_factory=list)  # one entry per epoch
     probabilities: list[np.ndarray] = field(default_factory=list)  # of the validation posts [N, C], one per epoch
     best_epoch: int = -1  # with the highest validation macro-F1
@@ -298,7 +299,9 @@ def new_state(config: TrainConfig, inputs: RunInputs, device: torch.device, dtyp
     return State(model, optimizer, schedule, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
 
 # %% ../nbs/04e_state.ipynb #07f4aa01
-COUNTERS = "epoch step loss_sum posts total_posts seconds history best_epoch best_head average first".split()
+COUNTERS = (
+    "epoch step loss_sum posts total_posts seconds encoding_seconds history best_epoch best_head average first".split()
+)
 
 
 def is_saved(name: str, state: State, config: TrainConfig) -> bool:

@@ -8,8 +8,8 @@ __all__ = ['update', 'fit', 'sample_run']
 # %% ../nbs/04_train.ipynb #961a59a8
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +70,7 @@ from clipsent_nb.files import (
     locked,
     log,
     progress_bar,
+    write_count,
     write_csv,
     write_json,
 )
@@ -425,6 +426,7 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
         **unseen_scores(val, probabilities, inputs.leaked),
         **adjusted,
         "train_time_sec": round(state.seconds, 3),
+        "encoding_time_sec": round(state.encoding_seconds, 3),  # of these; little where features are kept already
         "pairs_per_sec": round(state.total_posts / state.seconds, 2),
         **parameter_counts(state.model),
         **own,
@@ -481,6 +483,17 @@ def training_bar(config: TrainConfig, state: State, posts: int):
     return progress_bar(total=posts * config.epochs, initial=done, unit="pair", description="training")
 
 
+@contextmanager
+def time_encoding(bar, state: State) -> Iterator[None]:
+    "Keep the time of encoding out of the bar's estimate, and add it to the state's."
+    started = time.monotonic()
+    yield
+    passed = time.monotonic() - started
+    state.encoding_seconds += passed
+    if not bar.disable:
+        bar.start_t, bar.last_print_t = bar.start_t + passed, bar.last_print_t + passed
+
+
 def describe_epoch(state: State, config: TrainConfig, send: Callable[[dict], None]) -> None:
     "Say what the last epoch has brought, and send it to the tracker."
     entry, best = state.history[-1], state.history[state.best_epoch]["val_f1_macro"]
@@ -488,6 +501,18 @@ def describe_epoch(state: State, config: TrainConfig, send: Callable[[dict], Non
     if process_state().is_main_process:
         log.info("epoch %d/%d  loss %.4f  %s", state.epoch, config.epochs, entry["train_loss"], scores)
     send(entry)
+
+
+def describe_stop(state: State, config: TrainConfig) -> None:
+    "Say why the training ended before its last epoch, if it did, and how much of its time was spent on encoding."
+    if not process_state().is_main_process:
+        return
+    if state.epoch < config.epochs:
+        epochs = write_count(config.early_stop, "epoch")
+        log.info("stopped after epoch %d: no better score for %s", state.epoch, epochs)
+    if state.encoding_seconds >= 1:
+        done = "%.0f of the %.0f s went into features that later runs find; pairs/s counts them too"
+        log.info(done, state.encoding_seconds, state.seconds)
 
 # %% ../nbs/04_train.ipynb #9dcdf011
 @checked
@@ -514,7 +539,8 @@ def fit(
         with tracked(config) as send, training_bar(config, state, len(inputs.train)) as bar, threads_kept():
             while state.epoch < config.epochs and not state.is_stale(config.early_stop):
                 started, frozen = time.monotonic(), config.is_frozen(state.epoch)
-                batches = start_epoch(folder, state, features, config, frozen)
+                with time_encoding(bar, state):
+                    batches = start_epoch(folder, state, features, config, frozen)
                 if config.head_first and state.epoch == 0:
                     train_head(state, features, criterion, targets)
                 keep_first(state, config)
@@ -537,6 +563,7 @@ def fit(
                     save_epoch(folder, state.history, pack_state(state, config), state.best_epoch)
                     saved = time.monotonic()
                 describe_epoch(state, config, send)
+            describe_stop(state, config)
             if processes.is_main_process:
                 finish(folder, state, inputs, config)
         processes.wait_for_everyone()

@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from clipsent_nb.grid import optimize
 from clipsent_nb.model import DualEncoderClassifier, read_weights
 from clipsent_nb.runs import Run
 from clipsent_nb.state import State, load_inputs
-from clipsent_nb.train import fit
+from clipsent_nb.train import fit, time_encoding
 from clipsent_nb.trained import TrainedModel
 
 torch.set_num_threads(1)
@@ -43,7 +44,11 @@ def config(root, tmp_path) -> TrainConfig:
 
 
 def scores(run: Run) -> dict[str, object]:
-    return {name: value for name, value in run.metrics.items() if name not in ("train_time_sec", "pairs_per_sec")}
+    return {
+        name: value
+        for name, value in run.metrics.items()
+        if name not in ("train_time_sec", "pairs_per_sec", "encoding_time_sec")
+    }
 
 
 class Killed(BaseException):
@@ -290,9 +295,29 @@ def test_dropout_is_on_in_trained_blocks_alone(config, root):
         assert below and top.training and not any(part.training for part in (*below, tower.embeddings))
 
 
-def test_early_stop_counts_epochs_without_a_better_score(config):
+def test_early_stop_counts_epochs_without_a_better_score(config, caplog):
+    caplog.set_level("INFO")
     run = fit(replace(config, epochs=12, early_stop=1))
     assert run.metrics["epochs"] == run.metrics["best_epoch"] + 1 < 12
+    assert f"stopped after epoch {run.metrics['epochs']}: no better score for 1 epoch\n" in caplog.text
+
+
+def test_a_run_to_its_last_epoch_did_not_stop(config, caplog):
+    caplog.set_level("INFO")
+    fit(config)
+    assert "epoch 2/2" in caplog.text and "stopped" not in caplog.text
+
+
+def test_the_time_of_encoding_is_known_and_no_part_of_the_estimate(config, monkeypatch):
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("clipsent_nb.train.time", clock)
+    bar, state = SimpleNamespace(disable=False, start_t=1.0, last_print_t=2.0), SimpleNamespace(encoding_seconds=3.0)
+    with time_encoding(bar, state):
+        clock.now += 60
+    assert (bar.start_t, bar.last_print_t, state.encoding_seconds) == (61.0, 62.0, 63.0)
+    monkeypatch.undo()
+    metrics = fit(replace(config, trainable_blocks=0)).metrics
+    assert 0 < metrics["encoding_time_sec"] < metrics["train_time_sec"]
 
 
 @pytest.mark.parametrize("loss, head_variant", [("ce", "base"), ("focal", "gated"), ("cb", "base"), ("combo", "gated")])

@@ -64,7 +64,7 @@ batch_size = 16
 report = false
 """
 STEPS = "splits,baseline,mine,augment-images,augment-text,merge,retrain,predict"
-TIMES = ("seconds", "train_time_sec", "pairs_per_sec")
+TIMES = ("seconds", "train_time_sec", "pairs_per_sec", "encoding_time_sec")
 
 
 # -- processes
