@@ -521,7 +521,7 @@ def describe_run(run: Run) -> str:
         low, high = metrics["cross_fitted_val_f1_macro_interval"]
         honest = f"{metrics['cross_fitted_val_f1_macro']:.4f} (95 % interval {low:.3f} to {high:.3f})"
         lines.append(
-            f"on posts that did not choose the epoch: macro-F1 {honest}; halves of the posts take turns, report this"
+            f"on posts that did not choose the epoch: macro-F1 {honest}; halves of the posts take turns, report this one"
         )
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
