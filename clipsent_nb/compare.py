@@ -39,12 +39,8 @@ from clipsent_nb.labels import find_labels
 from clipsent_nb.objective import absent_classes, warn_of_absent
 
 # %% ../nbs/12_compare.ipynb #83a04ba9
-REFERENCES = {  # by name, and what it does without
-    "always-majority": "reads nothing",
-    "tfidf-logistic": "sees no picture",
-    "linear-probe": "trains no tower",
-    "zero-shot": "is trained on no post, and reads no text",
-}
+from clipsent_nb.references import REFERENCES, baseline_posts, fit_encoder_references, fit_references
+
 MOST_VALUES = 4  # in a name; a set of cleaning rules is known by its folder
 
 
@@ -83,152 +79,14 @@ def name_groups(
     places = [place_run(group[0], root) for group in groups]
     return [f"{name} ({place})" if name in twice else name for name, place in zip(names, places, strict=True)]
 
-# %% ../nbs/12_compare.ipynb #2e560217
-from clipsent_nb.members import WordModel
-
-
-def fit_references(
-    train_texts: Sequence[str],  # Cleaned
-    train_labels: np.ndarray,  # Class ids [posts]
-    val_texts: Sequence[str],  # Cleaned [N]
-    labels: Sequence[str],  # Names of the classes, in the order of the ids [C]
-) -> list[Contender]:
-    """Always the commonest class, and a bag of words, see `WordModel`.
-
-    Raises ClipsentError if the training texts hold no words.
-    """
-    shares = np.bincount(train_labels, minlength=len(labels)) / len(train_labels)
-    words = WordModel.fit(train_texts, train_labels, labels)
-    tables = np.tile(shares, (len(val_texts), 1)), words.text_probabilities(val_texts)
-    return [make_reference(name, table) for name, table in zip(REFERENCES, tables, strict=False)]
-
-
-def make_reference(name: str, probabilities: np.ndarray) -> Contender:
-    "A contender without runs, from its probabilities [N, C]."
-    return Contender(name, probabilities[None], probabilities.argmax(axis=-1))
-
-# %% ../nbs/12_compare.ipynb #cf779ba3
-import torch
-from PIL import Image
-
-from clipsent_nb.encoders import load_encoder
-from clipsent_nb.features import TOWERS, compute_dtype, encode, find_device, kept_features
-from clipsent_nb.hub import encoder_identity
-from clipsent_nb.inputs import inputs_from_memory
-from clipsent_nb.model import DualEncoderClassifier
-from clipsent_nb.state import load_inputs
-
-PROMPTS = ("a {} post", "a picture with a {} mood", "a photo that makes people feel {}", "the feeling is {}")
-
-
-def probe_features(
-    train: Sequence[np.ndarray],  # Text and image features of the training posts [M, width] each
-    labels: np.ndarray,  # Class ids [M]
-    val: Sequence[np.ndarray],  # Those of the validation posts [N, width] each
-    classes: int,  # The number of classes, C
-) -> np.ndarray:
-    "Probabilities [N, C] by logistic regression on the features of both towers, each scaled to one spread."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
-    model.fit(np.hstack(train), labels)
-    probabilities = np.zeros((len(val[0]), classes))
-    probabilities[:, model[-1].classes_] = model.predict_proba(np.hstack(val))
-    return probabilities
-
-
-@torch.no_grad()
-def ask_zero_shot(
-    model: DualEncoderClassifier,  # As it was loaded
-    processors: tuple,  # The encoder's tokenizer and image processor
-    pictures: np.ndarray,  # Image features [N, width]
-    labels: Sequence[str],  # Names of the classes, in class order [C]
-) -> np.ndarray | None:
-    """Probabilities [N, C] by the likeness of pictures to `PROMPTS`; None if the towers were not trained together.
-
-    Source: Radford et al., 2021, "Learning Transferable Visual Models From Natural Language Supervision".
-    """
-    scale = getattr(model.encoder, "logit_scale", None)
-    if scale is None or model.encoder.config.model_type == "vision-text-dual-encoder":
-        return None
-    prompts, blank = [prompt.format(label) for label in labels for prompt in PROMPTS], Image.new("RGB", (8, 8))
-    inputs = inputs_from_memory(prompts, [blank] * len(prompts), processors, {})
-    text = encode(model, inputs, next(model.parameters()).device)[0].cpu()
-    text = torch.nn.functional.normalize(text, dim=-1).reshape(len(labels), len(PROMPTS), -1).mean(dim=1)
-    likeness = torch.nn.functional.normalize(torch.from_numpy(pictures), dim=-1) @ torch.nn.functional.normalize(text).T
-    return (scale.exp().cpu() * likeness).softmax(dim=-1).numpy()
-
-# %% ../nbs/12_compare.ipynb #c3339abe
-from clipsent_nb.files import Workspace
-
-
-def fit_encoder_references(
-    baseline: Run,  # A finished run
-    posts: pd.DataFrame,  # From `validation_posts`
-    config: TrainConfig,  # Where its posts are
-) -> list[Contender]:
-    """A linear probe of the baseline's encoder, and zero-shot answers if its towers are aligned.
-
-    Raises ClipsentError if encoder or posts are not there any more.
-    """
-    names = [name for name in baseline.config if name in TrainConfig.__dataclass_fields__]
-    own = {name: baseline.config[name] for name in names if name not in Workspace.__dataclass_fields__}
-    config = replace(config, **own, data_root=config.data_root or baseline.config["data_root"])
-    inputs, device = load_inputs(config), find_device()
-    model = DualEncoderClassifier(load_encoder(inputs.encoder)).to(device)
-    where = config.cache / "features", device, compute_dtype(config.precision, device)
-    key, features = encoder_identity(inputs.encoder), {}
-    for name, split in (("train", inputs.train), ("val", inputs.val)):
-        features[name] = [kept_features(model, key, split, *where, tower).cpu().numpy() for tower in TOWERS]
-    rows = pd.Index(inputs.val.guids).get_indexer(posts.guid)
-    tables = {
-        "linear-probe": probe_features(features["train"], inputs.train.labels, features["val"], len(baseline.classes)),
-        "zero-shot": ask_zero_shot(model, inputs.processors, features["val"][1], baseline.classes),
-    }
-    return [make_reference(name, table[rows]) for name, table in tables.items() if table is not None]
-
-# %% ../nbs/12_compare.ipynb #c6e56e91
+# %% ../nbs/12_compare.ipynb #7f852c49
 from dataclasses import dataclass, replace
 
-from clipsent_nb.cleaning import active_rules, clean_text
-from clipsent_nb.data import read_split
-from clipsent_nb.decoding import read_text
-from clipsent_nb.inputs import find_files, label_numbers
 from clipsent_nb.config import posts_fingerprint
+from clipsent_nb.data import read_split
+from clipsent_nb.inputs import label_numbers
 from clipsent_nb.runs import warn_of_changes
-
-
-def baseline_posts(
-    baseline: Run,  # A finished run
-    config: TrainConfig,  # Where its posts are
-    without: str = "--no-references",  # The flag that leaves out what needs them
-) -> list[pd.DataFrame]:
-    """The posts that a run was trained on, and those it was validated on: guid, label (class id), cleaned text.
-
-    Raises ClipsentError if one was changed since.
-    """
-    own = {name: baseline.config[name] for name in ("train_csv", "val_csv")}
-    config = replace(config, data_root=config.data_root or baseline.config["data_root"], **own)
-    rules, tables = active_rules(baseline.config), []
-    for name in own:
-        path = config.resolve(own[name])
-        if posts_fingerprint(config, name) != baseline.content(name):
-            todo = f"train it again with --overwrite, or leave out what reads them with {without}"
-            what = f"it or its posts changed since {baseline.folder} was trained"
-            if baseline.content(name) is None:
-                what = (
-                    f"whether its posts changed since {baseline.folder} was trained is not known: version 0.1.0 made it"
-                )
-            raise ClipsentError(path, what, todo=todo)
-        files = baseline.readable(find_files(read_split(path), config)[0])
-        sources = zip(files.text_file, files.get("encoding", [""] * len(files)), strict=True)
-        texts = [clean_text(read_text(*source)[0], rules) for source in sources]
-        tables.append(
-            files[["guid"]].assign(label=label_numbers(files.label, files.guid, baseline.classes), text=texts)
-        )
-    return tables
+from clipsent_nb.state import load_inputs
 
 # %% ../nbs/12_compare.ipynb #c3f1d453
 from clipsent_nb.decisions import cross_fit_temperature

@@ -94,7 +94,8 @@ def cross_fit_ensemble(
 # %% ../nbs/12a_ensemble.ipynb #4a1591d9
 from dataclasses import dataclass, fields
 
-from clipsent_nb.compare import baseline_posts, refuse_changed
+from clipsent_nb.compare import refuse_changed
+from clipsent_nb.references import baseline_posts
 from clipsent_nb.files import ClipsentError, Workspace, first_few
 from clipsent_nb.stats import refuse_one_group
 from clipsent_nb.heads import find_rows, validation_posts

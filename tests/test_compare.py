@@ -15,13 +15,10 @@ from runfolders import put_predictions
 from clipsent_nb.cli import parse
 from clipsent_nb.compare import (
     BASELINE,
-    REFERENCES,
-    ask_zero_shot,
     compare,
     compare_with_first,
     conclude_ranking,
     describe_settings,
-    fit_references,
     gather_contenders,
     group_seeds,
     name_groups,
@@ -35,6 +32,7 @@ from clipsent_nb.decisions import cross_fit_temperature
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
 from clipsent_nb.labels import LABELS
+from clipsent_nb.references import REFERENCES, ask_zero_shot, fit_references
 from clipsent_nb.runs import Run
 from clipsent_nb.state import sample_config
 from clipsent_nb.train import fit, sample_run
