@@ -44,15 +44,24 @@ from clipsent_nb.posts import LISTS, VOTES, post_file
 def table_digest(
     path: Path,  # A table, or another file
     workspace: Workspace,  # Has the posts
+    known: dict[object, object] | None = None,  # Receives what was found, and is asked first; of one call of the stage
 ) -> str:
     "A digest of a file, and of the texts and pictures that it names."
-    content, files = path.read_bytes(), []
-    if path.suffix == ".csv" and b"_path" in content.partition(b"\n")[0]:
-        table = read_table(path)
-        for name in [name for column in ("text_path", "image_path") if column in table for name in table[column]]:
-            with suppress(ClipsentError):  # the step itself says that it leads out of the data root
-                files.append(post_file(name, workspace))
-    return digest(content + digest_content(files, workspace))
+    known, stat = {} if known is None else known, path.stat()
+    key = path, stat.st_mtime_ns, stat.st_size
+    if key not in known:
+        content, names = path.read_bytes(), []
+        if path.suffix == ".csv" and b"_path" in content.partition(b"\n")[0]:
+            table = read_table(path)
+            names = [name for column in ("text_path", "image_path") if column in table for name in table[column]]
+        for name in names:
+            if name not in known:
+                known[name] = None
+                with suppress(ClipsentError):  # the step itself says that it leads out of the data root
+                    known[name] = post_file(name, workspace)
+        files = [known[name] for name in names if known[name]]
+        known[key] = digest(content + digest_content(files, workspace))
+    return known[key]
 
 
 def digest_content(files: list[Path], workspace: Workspace) -> bytes:
@@ -101,16 +110,19 @@ def table_pictures(plan: Plan, name: str) -> list[Path]:
     return []
 
 
-def step_inputs(plan: Plan) -> dict[str, str]:
+def step_inputs(
+    plan: Plan,
+    known: dict[object, object] | None = None,  # See `table_digest`
+) -> dict[str, str]:
     "A digest of each file that a step starts from; of all posts and lists, if it is the first."
     workspace, step = plan.workspace, plan.step
     root, posts = workspace.project_root, workspace.posts_root
     found = [path for pattern in (*step.needs, *step.reads) for path in sorted(root.glob(pattern))]
     tables = {path.relative_to(root).as_posix(): path for path in found if path.suffix in (".csv", ".json")}
-    inputs = {name: table_digest(path, workspace) for name, path in tables.items()}
+    inputs = {name: table_digest(path, workspace, known) for name, path in tables.items()}
     for name, files in find_named(plan).items():
         one = len(files) == 1
-        inputs[name] = table_digest(files[0], workspace) if one else digest(digest_content(files, workspace))
+        inputs[name] = table_digest(files[0], workspace, known) if one else digest(digest_content(files, workspace))
     if plan.name == "splits":
         files = sorted(path for path in (posts / "data").glob("*") if path.is_file())
         inputs["posts"] = digest(
@@ -307,6 +319,7 @@ def do_steps(
     plans: list[Plan],  # The steps to do
     workspace: Workspace,  # Where the project is
     overwrite: bool = False,  # Whether to replace runs that the stage has not made
+    known: dict[object, object] | None = None,  # See `table_digest`
 ) -> dict[str, dict[str, object]]:
     """Do the steps that are not complete; returns the record.
 
@@ -315,7 +328,7 @@ def do_steps(
     record, states, path, looked = read_record(workspace), {}, workspace.resolve(RECORD), False
     for place, plan in enumerate(plans, 1):
         head, entry = f"[{place}/{len(plans)}] {plan.name}", record.get(plan.name, {})
-        inputs = step_inputs(plan)
+        inputs = step_inputs(plan, known)
         if reason := explain_block(plan.name, states, workspace.project_root):
             entry = entry | {"state": "blocked", "reason": reason, "seconds": 0}
         elif is_complete(plan, entry, inputs):
@@ -445,11 +458,12 @@ def refuse_early(
     plans: list[Plan],  # The steps of this call
     record: Mapping[str, Mapping[str, object]],  # From `read_record`
     overwrite: bool,  # Whether runs of others may be replaced
+    known: dict[object, object],  # See `table_digest`
 ) -> None:
     "Raise ClipsentError before the first step for what a later one could not use; nothing is asked of what is complete."
     entries = [record.get(plan.name, {}) for plan in plans]
     complete = [
-        is_known(*pair) and is_complete(*pair, step_inputs(pair[0])) for pair in zip(plans, entries, strict=True)
+        is_known(*pair) and is_complete(*pair, step_inputs(pair[0], known)) for pair in zip(plans, entries, strict=True)
     ]
     first = complete.index(False) if False in complete else len(plans)  # what follows it may be done anew
     for plan, entry in zip(plans[first:], entries[first:], strict=True):
@@ -507,10 +521,10 @@ def run_stage(
         return DEFAULTS
     where = f"--settings {settings}"
     plans = [Plan(name, read_settings(settings), workspace, where) for name in choose_steps(only, from_, skip)]
-    before = read_record(workspace)
-    refuse_early(plans, before, overwrite)
+    before, known = read_record(workspace), {}
+    refuse_early(plans, before, overwrite, known)
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
-        record = do_steps(plans, workspace, overwrite)
+        record = do_steps(plans, workspace, overwrite, known)
         page = workspace.resolve("outputs/reports/index.html")
         if record != before or not page.is_file():
             write_index(workspace)

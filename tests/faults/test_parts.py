@@ -337,7 +337,7 @@ def test_answers_of_another_model_are_not_taken_for_those_of_the_stage(root):
     with pytest.raises(
         ClipsentError, match="step predict: .*clip_aug.txt is not what this step has left; move it away"
     ):
-        refuse_early([plan], {"predict": entry}, False)
+        refuse_early([plan], {"predict": entry}, False, {})
 
 
 @pytest.mark.parametrize("name", ["bad_cases.csv", "train_aug.csv"])
