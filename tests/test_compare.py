@@ -154,7 +154,7 @@ def test_a_missing_baseline_is_trained_but_not_for_a_run_on_other_posts(project,
     with pytest.raises(ClipsentError, match="old: validated on other posts"):
         compared(project, str(OPTIMIZE / "old"))
     assert not (project / OPTIMIZE / "baseline").exists()
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="clipsent_nb")
     compared(project, str(OPTIMIZE / "clip"))
     assert "not used" not in caplog.text
     assert "training it, the encoder is trained too, at most 1 epoch; --output-dir RUN takes a finished" in caplog.text

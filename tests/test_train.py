@@ -296,14 +296,14 @@ def test_dropout_is_on_in_trained_blocks_alone(config, root):
 
 
 def test_early_stop_counts_epochs_without_a_better_score(config, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="clipsent_nb")
     run = fit(replace(config, epochs=12, early_stop=1))
     assert run.metrics["epochs"] == run.metrics["best_epoch"] + 1 < 12
     assert f"stopped after epoch {run.metrics['epochs']}: no better score for 1 epoch\n" in caplog.text
 
 
 def test_a_run_to_its_last_epoch_did_not_stop(config, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="clipsent_nb")
     fit(config)
     assert "epoch 2/2" in caplog.text and "stopped" not in caplog.text
 
