@@ -292,6 +292,7 @@ def test_a_run_that_was_trained_again_by_hand_is_neither_taken_nor_replaced(root
     assert read_json(root / steps.BASELINE / "config.json")["lr"] == TrainConfig().lr
 
 
+@pytest.mark.slow
 def test_runs_of_further_seeds_and_of_folds_that_somebody_trained_are_not_replaced(root):
     sample_run(root, output_dir=Path(f"{steps.BASELINE}_seed43"), epochs=1, lr=1e-4)
     before = (root / f"{steps.BASELINE}_seed43/best.pt").read_bytes()
@@ -306,6 +307,7 @@ def test_runs_of_further_seeds_and_of_folds_that_somebody_trained_are_not_replac
     assert (fold / "best.pt").read_bytes() == (root / RUN / "best.pt").read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_that_are_added_are_trained_beside_and_owned(root):
     run_steps(root, SHORT)
     run_steps(root, SHORT, SMALL.replace("[baseline]", "[baseline]\nseeds = [42, 43]"))
@@ -418,6 +420,7 @@ def test_probabilities_of_somebody_else_are_not_replaced_at_the_end(root):
     assert not (root / "outputs/reports").exists()
 
 
+@pytest.mark.slow
 def test_what_is_known_is_looked_at_again_where_an_earlier_step_has_to_be_repeated(root):
     text = SMALL + f'[splits]\nval_ratio = 0.2\n[compare]\nruns = ["{OTHER.as_posix()}"]\nreferences = false\n'
     run_steps(root, "splits,baseline,compare", text)
