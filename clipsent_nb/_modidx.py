@@ -608,6 +608,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.files.checked': ('files.html#checked', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.describe_error': ('files.html#describe_error', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.digest': ('files.html#digest', 'clipsent_nb/files.py'),
+                                   'clipsent_nb.files.find_home': ('files.html#find_home', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.first_few': ('files.html#first_few', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.first_line': ('files.html#first_line', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.flag_of': ('files.html#flag_of', 'clipsent_nb/files.py'),

@@ -7,7 +7,7 @@ __all__ = ['FORMULA', 'COMPLAINTS', 'Listing', 'Renames', 'ModelName', 'AtLeastO
            'ClipsentError', 'atomic_write', 'write_csv', 'write_together', 'unicode_of', 'read_table', 'formula_safe',
            'make_plain', 'write_json', 'read_json', 'read_array', 'read_toml', 'digest', 'locked', 'settings',
            'refuse_slips', 'flag_of', 'settings_error', 'arguments_of', 'checked', 'parse_percent', 'show_progress',
-           'progress_bar', 'Workspace']
+           'progress_bar', 'find_home', 'Workspace']
 
 # %% ../nbs/00a_files.ipynb #df3c804a
 import codecs
@@ -589,7 +589,15 @@ def progress_bar(
     return tqdm(items, description, total, unit=unit, disable=silent, delay=1, **options)  # no bar for what is short
 
 # %% ../nbs/00a_files.ipynb #df8408dd
-Root = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the home of the user
+def find_home(path: Path) -> Path:
+    "A path in which ~ is the home of the user; raises ValueError if there is no such user."
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError("names the home of a user who is not there") from error
+
+
+Root = Annotated[Path, AfterValidator(find_home)]
 
 
 @settings

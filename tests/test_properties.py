@@ -34,7 +34,7 @@ SOME = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 
 # --- settings: from a file of settings to flags to a run folder and back
 
-NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=20)
+NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\~"), min_size=1, max_size=20)
 WORD = NAME.filter(lambda name: name not in (".", "..") and name.strip() == name)
 PATHS = st.lists(WORD, min_size=1, max_size=3).map(lambda names: Path(*names))
 NUMBERS = {
