@@ -53,7 +53,7 @@ from pathlib import Path
 from typing import Literal
 
 from .encoders import Pooling
-from .files import ClipsentError, ModelName, Seed, Workspace, settings
+from .files import ClipsentError, ModelName, Seed, Workspace, settings, find_home
 from .model import Blocks, HeadVariant
 from .objective import LossName, Weighting
 
@@ -323,7 +323,7 @@ def resolved_model(
     workspace: Workspace,  # Where the project is
 ) -> str | Path:
     "The model's folder, under the project root or where the name says, or the name of a model on the hub."
-    for folder in (workspace.resolve(name), Path(name).expanduser()):
+    for folder in (workspace.resolve(name), find_home(name)):
         if folder.is_dir():
             return folder
     return name

@@ -195,6 +195,14 @@ def sample_guesses(
     starts = [re.sub(rf"^{other}*(?={other}{{20}}{letter})", "…", text)[:60] for text in guessed.start]
     return guessed[["guid", "encoding"]].assign(start=[" ".join(text.split()) for text in starts])
 
+# %% ../nbs/00_data.ipynb #2dcd5f0e
+def interval_reach(
+    val: pd.DataFrame,  # Posts to validate on: label, group
+) -> float:
+    "How far the 95 % interval of macro-recall, which macro-F1 resembles, reaches at worst: half right in each class."
+    groups = val.groupby("label").group.nunique()
+    return float(1.96 * 0.5 * (1 / groups).sum() ** 0.5 / max(1, len(groups)))
+
 # %% ../nbs/00_data.ipynb #11cdc6b7
 @dataclass(frozen=True)
 class SplitReport:
@@ -231,14 +239,6 @@ class SplitReport:
         return "\n".join(_report_lines(self))
 
 # %% ../nbs/00_data.ipynb #76314d32
-def interval_reach(
-    val: pd.DataFrame,  # Posts to validate on: label, group
-) -> float:
-    "How far the 95 % interval of macro-recall, which macro-F1 resembles, reaches at worst: half right in each class."
-    groups = val.groupby("label").group.nunique()
-    return float(1.96 * 0.5 * (1 / groups).sum() ** 0.5 / max(1, len(groups)))
-
-
 def warn_of_small(
     posts: pd.DataFrame,  # With split, and part if they came with a division
 ) -> list[str]:

@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from .files import ClipsentError, first_line
+from .files import ClipsentError, first_line, find_home
 
 # %% ../nbs/00c_decoding.ipynb #86434aba
 LARGEST_TEXT = 2**24  # bytes; a larger file is no text of a post
@@ -312,7 +312,7 @@ def open_image(
             source = io.BytesIO(source)
         if hasattr(source, "seek"):
             source.seek(0)
-        content = _Content(source.read() if hasattr(source, "read") else Path(source).expanduser().read_bytes())
+        content = _Content(source.read() if hasattr(source, "read") else find_home(source).read_bytes())
         formats = formats_of(content.getvalue()[:64], name or "picture")
         with Image.open(content, formats=formats) as image:
             if image.width * image.height > MOST_PIXELS:

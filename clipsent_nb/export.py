@@ -43,7 +43,7 @@ def picture_pixels(
 from typing import TYPE_CHECKING
 
 from clipsent_nb.caches import ImagePreprocessor
-from clipsent_nb.files import ClipsentError, first_few, first_line
+from clipsent_nb.files import ClipsentError, first_few, first_line, find_home
 
 
 def picture_settings(
@@ -291,7 +291,7 @@ class OnnxClassifier:
 
         Raises ClipsentError if the folder holds none, it is from a newer version, or a library is not installed.
         """
-        folder, needed = Path(folder).expanduser(), ["labels", "cleaning", "pictures", "pad_id", "width"]
+        folder, needed = find_home(folder), ["labels", "cleaning", "pictures", "pad_id", "width"]
         config = read_json(folder / "onnx.json", "`clipsent export` writes it", needed)
         anew = "export the run again"
         if type(config.get("format", 1)) is not int:

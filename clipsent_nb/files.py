@@ -589,12 +589,13 @@ def progress_bar(
     return tqdm(items, description, total, unit=unit, disable=silent, delay=1, **options)  # no bar for what is short
 
 # %% ../nbs/00a_files.ipynb #df8408dd
-def find_home(path: Path) -> Path:
-    "A path in which ~ is the home of the user; raises ValueError if there is no such user."
+def find_home(path: Path | str) -> Path:
+    "A path in which ~ is the home of the user; raises ClipsentError if there is no such user."
     try:
-        return path.expanduser()
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError("names the home of a user who is not there") from error
+        what, todo = "names the home of a user who is not there", "write the whole path"
+        raise ClipsentError(path, what, todo=todo) from error
 
 
 Root = Annotated[Path, AfterValidator(find_home)]
@@ -614,7 +615,7 @@ class Workspace:
 
     def resolve(self, path: Path | str) -> Path:
         "A path of the project; a relative one starts at the project root."
-        return self.project_root / Path(path).expanduser()
+        return self.project_root / find_home(path)
 
     @property
     def posts_root(self) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from .files import ClipsentError, Workspace, digest, read_json
+from .files import ClipsentError, Workspace, digest, read_json, find_home
 
 # %% ../nbs/02a_hub.ipynb #5ab5e515
 import huggingface_hub
@@ -257,7 +257,7 @@ def fetch_encoder(
 
     Raises ClipsentError if the folder is incomplete, the name is none, or the hub does not deliver.
     """
-    folder, model = Path(model_name).expanduser(), str(model_name).removeprefix("hf-hub:")
+    folder, model = find_home(model_name), str(model_name).removeprefix("hf-hub:")
     if isdir(folder):  # unlike Path.is_dir, also for names that no file could have
         if any((folder / name).is_file() for name in ("config.json", "open_clip_config.json")):
             return folder

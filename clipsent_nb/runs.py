@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .files import OF_MODELS, ClipsentError, digest, naming_file, write_csv, write_json
+from .files import OF_MODELS, ClipsentError, digest, naming_file, write_csv, write_json, find_home
 
 RUN_FILES = (
     "metrics.json last.pt best.pt history.csv val_predictions.csv val_epochs.npy train_posts.csv report.ipynb "
@@ -394,7 +394,7 @@ class Run:
 
         Raises ClipsentError if the folder holds none, or parts of two.
         """
-        folder = Path(folder).expanduser().resolve()
+        folder = find_home(folder).resolve()
         folder = folder.parent if folder.name == "best.pt" else folder
         if not (folder / "metrics.json").is_file():
             raise ClipsentError(folder, "holds no finished run (no metrics.json)", todo="`clipsent optimize` makes one")

@@ -35,7 +35,7 @@ from transformers import (
 
 from .cleaning import ASIAN, active_rules, clean_text
 from .encoders import quiet_transformers
-from .files import ClipsentError, checked, first_few, naming_file
+from .files import ClipsentError, checked, first_few, naming_file, find_home
 from .scenes import SCENES, draw_scene
 
 # %% ../nbs/00b_sample.ipynb #0ae18486
@@ -457,7 +457,7 @@ def make_sample(
     """
     if language not in WORDINGS:
         raise ClipsentError("--language", f"{language!r} is not a choice", todo=f"use {' or '.join(WORDINGS)}")
-    directory = Path(directory).expanduser()
+    directory = find_home(directory)
     with tempfile.TemporaryDirectory() as scratch:
         sample = write_sample(Path(scratch), language=language)
         tiny_clip(sample / "tiny_clip", language=language)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clipsent_nb import __version__
 from clipsent_nb.cli import load
-from clipsent_nb.files import ClipsentError, Workspace, first_few, make_plain
+from clipsent_nb.files import ClipsentError, Workspace, first_few, make_plain, find_home
 from clipsent_nb.steps import (
     BASELINE,
     COMPARED,
@@ -91,7 +91,7 @@ def find_encoders(plan: Plan) -> list[Path]:
     "The files of the encoders that its settings name, where these are folders."
     workspace = plan.workspace
     names = [str(plan.values[key]) for key in ("model_name", "text_encoder", "image_encoder") if plan.values.get(key)]
-    folders = [folder for name in names for folder in (workspace.resolve(name), Path(name).expanduser())]
+    folders = [folder for name in names for folder in (workspace.resolve(name), find_home(name))]
     return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*")) if path.is_file()]
 
 # %% ../nbs/13_stage.ipynb #3caeb04c
@@ -475,7 +475,7 @@ def refuse_early(
             what = f"{changed[0]} is not what this step has left"
             raise ClipsentError(f"step {plan.name}", what, todo="move it away, and it is made again")
     if first < len(plans):
-        refuse_idle_shared(plans)
+        refuse_idle_shared(plans[0])
 
 
 def choose_steps(

@@ -146,7 +146,7 @@ def read_settings(
     return settings
 
 # %% ../nbs/12b_steps.ipynb #b0000006
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 
 from clipsent_nb.cli import bind_values, idle_reason, is_true, load, refuse_idle_settings, settable
@@ -255,17 +255,6 @@ def refusal(
     return ""
 
 
-def refuse_idle_shared(plans: list[Plan]) -> None:
-    "Raise ClipsentError if a setting of [train] does nothing in any of the steps that train."
-    trains = [plan for plan in plans if "train" in plan.step.tables]
-    shared = trains[0].settings["train"] if trains else {}
-    for key in shared:
-        reasons = [idle_reason(plan.step.command, call, key) for plan in trains for call in plan.calls]
-        if reasons and all(reasons):
-            what = f"[train] {flag_of(key)} does nothing, since {reasons[0]}"
-            raise ClipsentError(trains[0].where, what, todo="leave it out")
-
-
 def make_calls(plan: Plan) -> list[dict[str, object]]:
     """The arguments with which a step calls its command, once or for each of its seeds.
 
@@ -291,6 +280,21 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
         raise ClipsentError(plan.where, what, todo=error.todo) from error
     return calls
 
+# %% ../nbs/12b_steps.ipynb #d84df2b2
+def refuse_idle_shared(plan: Plan) -> None:
+    "Raise ClipsentError if a setting of [train] does nothing in any step that trains, this one or another."
+    from clipsent_nb.config import EFFECTS
+
+    trains = [replace(plan, name=name) for name, step in STEPS.items() if "train" in step.tables]
+    for key in set(plan.settings["train"]) & {*EFFECTS, "explain_errors"}:
+        try:
+            reasons = [idle_reason(one.step.command, call, key) for one in trains for call in one.calls]
+        except ClipsentError:  # a table of a step that is not asked for
+            return
+        if all(reasons):
+            what = f"[train] {flag_of(key)} does nothing, since {reasons[0]}"
+            raise ClipsentError(plan.where, what, todo="leave it out")
+
 # %% ../nbs/12b_steps.ipynb #b0000012
 import re
 from importlib.util import find_spec
@@ -315,9 +319,10 @@ NAMED = ("table", "division", "weights", "csv", "val_csv", "split_csv", "test_fi
 NAMED += ("badcase_image_csv", "badcase_text_csv")
 
 
-def is_made(name: str) -> bool:
-    "Whether a step leaves a file or folder of this name, or its folder holds it."
-    path = Path(name).as_posix()
+def is_made(name: str, root: Path) -> bool:
+    "Whether a step leaves a file or folder of this name, relative to the project root, or its folder holds it."
+    whole = root.resolve() / name
+    path = (whole.relative_to(root.resolve()) if whole.is_relative_to(root.resolve()) else whole).as_posix()
     folders = [folder for step in STEPS.values() for folder in (step.folder, step.runs) if folder]
     own = any(path == folder or path.startswith((f"{folder}/", f"{folder}_seed")) for folder in folders)
     return own or any(path in step.makes for step in STEPS.values())
@@ -330,7 +335,7 @@ def refuse_missing(plan: Plan) -> None:
         for name in listed_values(plan.values.get(key)):
             there = [root / name for root in roots if (root / name).exists()]
             on_the_hub = key in ("weights", "run") and re.fullmatch(r"(?!outputs/)[\w.-]+/[\w.-]+(@[\w.-]+)?", name)
-            if is_made(name) or on_the_hub:
+            if is_made(name, plan.workspace.project_root) or on_the_hub:
                 continue
             runs = key in ("run", "runs") and [one for one in there if one.is_dir()]
             if not there or (runs and not any((runs[0] / file).is_file() for file in ("metrics.json", "cells.json"))):
@@ -394,19 +399,20 @@ def refuse_unready(plan: Plan) -> None:
 
 
 def refuse_lost_posts(plan: Plan) -> None:
-    "Raise ClipsentError if posts of the test list are not in test.csv, so that they could not be labelled either."
+    "Raise ClipsentError if posts of the test list cannot be read, as the audit of the splits says."
     workspace, listed = plan.workspace, plan.workspace.posts_root / LISTS["test"]
-    if not listed.is_file():
+    if not listed.is_file() or plan.settings["splits"].get("table"):
         return
-    lost = set(read_list(listed)[0].guid) - set(read_table(workspace.resolve(TEST)).guid)
     audit = workspace.resolve("outputs/audit.csv")
-    named = read_table(audit) if lost and audit.is_file() else pd.DataFrame(columns=["guid", "problem", "done"])
+    named = read_table(audit) if audit.is_file() else pd.DataFrame(columns=["guid", "problem", "done"])
     named = named[named.done.str.startswith(LEFT_OUT)].drop_duplicates("guid").set_index("guid").problem
+    lost = set(read_list(listed)[0].guid) - set(read_table(workspace.resolve(TEST)).guid)
+    lost &= set(named.index)  # those that a division leaves out can be labelled all the same
     settings = [plan.settings[name] for name in ("train", "retrain", "splits")]
     if any(one.get(name) for one in settings for name in (*HALVES, "allow_missing")):
         lost -= set(named.index[named.str.contains("of this name")])
     if lost:
-        names = first_few([f"{guid} ({named.get(guid, 'left out by splits')})" for guid in sorted(lost)])
+        names = first_few([f"{guid} ({named[guid]})" for guid in sorted(lost)])
         what, todo = f"all listed posts are labelled, but not these: {names}", "mend the files, or remove the rows"
         done = "no step after the splits was begun"
         raise ClipsentError(listed, what, done, f"{todo}, or leave it out with --skip predict")

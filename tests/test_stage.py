@@ -75,7 +75,7 @@ def project(tmp_path, monkeypatch) -> Project:
     monkeypatch.setattr(stage, "call_command", own.call_command)
     monkeypatch.setattr(stage, "refuse_lacking", lambda plan: None)
     monkeypatch.setattr(stage, "refuse_unready", lambda plan: None)
-    monkeypatch.setattr(stage, "refuse_idle_shared", lambda plans: None)
+    monkeypatch.setattr(stage, "refuse_idle_shared", lambda plan: None)
     page = own.root / "outputs/reports/index.html"
     monkeypatch.setattr(stage, "write_index", lambda workspace: page.write_text(stage.list_steps(workspace)))
     return own

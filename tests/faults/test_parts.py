@@ -17,13 +17,16 @@ from clipsent_nb.cli import main
 from clipsent_nb.compare import compare
 from clipsent_nb.config import DEPENDED, EFFECTS, TrainConfig, why_idle
 from clipsent_nb.data import make_splits, read_split
+from clipsent_nb.decoding import open_image
 from clipsent_nb.ensemble import ensemble
 from clipsent_nb.errors import errors
+from clipsent_nb.export import OnnxClassifier
 from clipsent_nb.files import ClipsentError, Workspace, arguments_of, read_json, write_csv, write_json
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.push import push
 from clipsent_nb.report import execute
 from clipsent_nb.runs import Run, digest_texts
+from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import is_complete, refuse_early, run_stage, step_inputs, step_outputs
 from clipsent_nb.state import sample_config
 from clipsent_nb.train import sample_run
@@ -247,6 +250,23 @@ def test_a_path_with_a_nul_is_named():
             call()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Workspace("~nobody_here/posts"),
+        lambda: Workspace().resolve("~nobody_here/train.csv"),
+        lambda: Classifier.load("~nobody_here/run"),
+        lambda: Run.load("~nobody_here/run"),
+        lambda: OnnxClassifier.load("~nobody_here/onnx"),
+        lambda: make_sample("~nobody_here/sample"),
+        lambda: open_image("~nobody_here/a.jpg"),
+    ],
+)
+def test_the_home_of_a_user_who_is_not_there_is_named(call):
+    with pytest.raises(ClipsentError, match="~nobody_here/.*: names the home of a user who is not there"):
+        call()
+
+
 def test_labels_and_folders_are_no_markdown():
     from clipsent_nb.demo import plain_markdown
 
@@ -374,10 +394,24 @@ def test_a_shared_setting_that_does_nothing_anywhere_is_refused(root, line):
         run_steps(root, "splits,baseline,grid,mine", SMALL.replace("[baseline]", f"{line}\n[baseline]"))
     if line == "focal_gamma = 3":
         text = SMALL.replace("[baseline]", f"{line}\n[baseline]") + '[grid]\naxes = ["loss=ce,focal"]\n'
-        plans = [
-            steps.Plan(name, steps.read_settings(write(root, text)), Workspace(root)) for name in ("baseline", "grid")
-        ]
-        steps.refuse_idle_shared(plans)
+        steps.refuse_idle_shared(steps.Plan("baseline", steps.read_settings(write(root, text)), Workspace(root)))
+
+
+def test_a_shared_setting_that_a_step_outside_of_the_call_uses_is_taken(root):
+    text = SMALL.replace("[baseline]", "focal_gamma = 3\n[baseline]").replace("[retrain]", '[retrain]\nloss = "focal"')
+    assert run_steps(root, SHORT, text).startswith("all 2 steps are done")
+
+
+def test_listed_posts_that_a_division_leaves_out_can_be_labelled(root):
+    test = root / "outputs/splits/test.csv"
+    write_csv(read_split(test).head(5), test)
+    steps.refuse_unready(steps.Plan("predict", steps.read_settings(None), Workspace(root)))
+
+
+def test_a_whole_path_of_what_a_step_makes_is_taken(root):
+    made = root.resolve() / steps.HEADS / "head_ln/best.pt"
+    text = f'[robustness]\nweights = "{made.as_posix()}"\n'
+    steps.refuse_lacking(steps.Plan("robustness", steps.read_settings(write(root, text)), Workspace(root)))
 
 
 def write(root: Path, text: str) -> Path:
