@@ -273,6 +273,7 @@ def test_labels_and_folders_are_no_markdown():
     assert plain_markdown("a*b_[c](d) <b>\n# e") == r"a\*b\_\[c\]\(d\) \<b\> \# e"
 
 
+@pytest.mark.slow
 def test_the_page_of_the_stage_names_a_project_that_is_none(tmp_path):
     with pytest.raises(ClipsentError, match="project_root .*none: no project"):
         execute("index", tmp_path / "page", {"project_root": str(tmp_path / "none")})
@@ -288,6 +289,12 @@ epochs = 1
 batch_size = 8
 """
 SHORT = "splits,baseline"
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch) -> None:
+    "The page of the stage is no concern of these tests, and takes ten seconds."
+    monkeypatch.setattr(stage, "write_index", lambda workspace: None)
 
 
 def run_steps(root: Path, only: str, text: str = SMALL, **flags) -> str:
@@ -312,7 +319,6 @@ def test_a_run_that_was_trained_again_by_hand_is_neither_taken_nor_replaced(root
     assert read_json(root / steps.BASELINE / "config.json")["lr"] == TrainConfig().lr
 
 
-@pytest.mark.slow
 def test_runs_of_further_seeds_and_of_folds_that_somebody_trained_are_not_replaced(root):
     sample_run(root, output_dir=Path(f"{steps.BASELINE}_seed43"), epochs=1, lr=1e-4)
     before = (root / f"{steps.BASELINE}_seed43/best.pt").read_bytes()
@@ -327,7 +333,6 @@ def test_runs_of_further_seeds_and_of_folds_that_somebody_trained_are_not_replac
     assert (fold / "best.pt").read_bytes() == (root / RUN / "best.pt").read_bytes()
 
 
-@pytest.mark.slow
 def test_seeds_that_are_added_are_trained_beside_and_owned(root):
     run_steps(root, SHORT)
     run_steps(root, SHORT, SMALL.replace("[baseline]", "[baseline]\nseeds = [42, 43]"))
@@ -509,6 +514,7 @@ def test_weights_of_another_run_are_no_member(root):
     assert not (root / "outputs/optimize/ensemble").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["two", -1, 2.5])
 def test_a_number_of_errors_to_draw_that_is_none_is_named(root, value):
     mine(sample_config(root), "val", weights=RUN, report=False, output_csv=Path("outputs/optimize/bad_cases.csv"))
