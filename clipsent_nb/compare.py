@@ -16,8 +16,16 @@ import pandas as pd
 from clipsent_nb.batches import name_runs, read_cells
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
-from clipsent_nb.config import TrainConfig
+from clipsent_nb.config import DEPENDED, EFFECTS, TrainConfig
 from clipsent_nb.runs import Run, ranking_score
+
+
+def deciding_settings(run: Run) -> dict[str, object]:
+    "What decides the numbers of a run, but for the seed; settings that do nothing beside the others are left out."
+    names = {*EFFECTS, *DEPENDED} & set(run.config)
+    config = TrainConfig(**{name: run.config[name] for name in names})
+    idle = {name for name, (has_effect, _) in EFFECTS.items() if not has_effect(config)}
+    return {name: value for name, value in run.config["identity"].items() if name not in idle | {"seed"}}
 
 
 def group_seeds(
@@ -27,7 +35,7 @@ def group_seeds(
     groups: dict[tuple[str, int], list[Run]] = {}
     seen: dict[tuple[str, int], int] = {}
     for run in runs:
-        key = json.dumps({name: value for name, value in run.config["identity"].items() if name != "seed"})
+        key = json.dumps(deciding_settings(run))
         copy = seen.get((key, run.config["seed"]), 0)
         seen[key, run.config["seed"]] = copy + 1
         groups.setdefault((key, copy), []).append(run)
@@ -458,11 +466,6 @@ def gather_contenders(
 from contextlib import suppress
 
 
-def without_seed(run: Run) -> dict[str, object]:
-    "What decides the numbers of a run, but for the seed."
-    return {name: value for name, value in run.config["identity"].items() if name != "seed"}
-
-
 def find_other_seeds(
     runs: Sequence[Run],  # Of one contender
     named: set[Path],  # The folders of all runs that are compared
@@ -473,8 +476,8 @@ def find_other_seeds(
         if path.parent not in named:
             with suppress(ClipsentError):  # what cannot be read is no run to name
                 found.append(Run.load(path.parent))
-    own, seeds = without_seed(runs[0]), {run.config["seed"] for run in runs}
-    return [run for run in found if without_seed(run) == own and run.config["seed"] not in seeds]
+    own, seeds = deciding_settings(runs[0]), {run.config["seed"] for run in runs}
+    return [run for run in found if deciding_settings(run) == own and run.config["seed"] not in seeds]
 
 
 def place_other_seeds(
@@ -509,6 +512,7 @@ def repeat_command(
     folder = (beside / (re.sub(r"_seed\d+$", "", run.folder.name) + f"_seed{seed}")).as_posix()
     decisive = [name for name in usual if name not in EXECUTION_ONLY - {"train_csv", "val_csv"} | {"seed"}]
     own = {name: run.config[name] for name in decisive if run.config.get(name, usual[name]) != usual[name]}
+    own = {name: value for name, value in own.items() if name in deciding_settings(run) or name.endswith("_csv")}
     where = {name: str(getattr(config, name) or "") for name in ("project_root", "data_root")}
     where = {name: text for name, text in where.items() if text not in ("", str(usual[name]))}
     values = own | where | {"seed": seed, "output_dir": folder}

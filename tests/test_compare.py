@@ -1,6 +1,7 @@
 """Comparison with the baseline: who may be ranked, what is read, trained and written, and what is refused."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,9 @@ from clipsent_nb.compare import (
     rank_contenders,
     refuse_changed,
     render_ranking,
+    repeat_command,
 )
-from clipsent_nb.config import differing, identity
+from clipsent_nb.config import TrainConfig, differing, identity
 from clipsent_nb.decisions import cross_fit_temperature
 from clipsent_nb.files import ClipsentError, write_json
 from clipsent_nb.heads import CROSS_FITTED, Contender, make_contender, validation_posts
@@ -121,6 +123,22 @@ def test_another_seed_of_the_baseline_joins_it(project):
     edit_json(folder / "config.json", seed=7, identity=config["identity"] | {"seed": 7})
     table = compared(project, str(OPTIMIZE / "baseline_seed7")).table.set_index("model")
     assert table.loc["baseline", "seeds"] == 2 and "baseline_seed7" not in table.index
+
+
+def test_a_setting_that_does_nothing_parts_no_seeds_and_is_not_typed_again(project):
+    folder = copy_run(project, "clip", "idle")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = {"seed": 7, "focal_gamma": 3.0}
+    edit_json(folder / "config.json", **own, identity=config["identity"] | own)
+    found = [Run.load(project / OPTIMIZE / name) for name in ("clip", "idle")]
+    assert [len(group) for group in group_seeds(found)] == [2]
+    _, words = repeat_command(found[1], TrainConfig(project))
+    assert "gamma" not in words and "--seed 8" in words
+    parse("optimize", shlex.split(words)[2:])  # takes them
+    edit_json(folder / "config.json", loss="focal", identity=config["identity"] | own | {"loss": "focal"})
+    found = [Run.load(project / OPTIMIZE / name) for name in ("clip", "idle")]
+    assert [len(group) for group in group_seeds(found)] == [1, 1]
+    assert "--focal-gamma 3.0" in repeat_command(found[1], TrainConfig(project))[1]
 
 
 def test_runs_on_other_posts_are_refused_if_named_and_listed_if_found(project):
