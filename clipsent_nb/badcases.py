@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from .copies import duplicate_groups
 from .data import fold_tables, read_split
 from .decoding import open_image, read_text
 from clipsent_nb.files import (
@@ -386,6 +387,7 @@ def mine(
         what = f"no post is {first_few(absent)}; a label is judged among posts of every class"
         raise ClipsentError(path, what, todo="give a file with posts of each")
     if kind == "oof":
+        posts = posts.assign(group=duplicate_groups(posts))  # a list made elsewhere may part copies
         predictions = train_folds(posts, config, weights, folds or 5, execution)
         if isinstance(predictions, str):
             return predictions

@@ -223,13 +223,11 @@ def idle_reason(
     setting: str,
 ) -> str:
     "Why a setting of a training would do nothing; empty if it does something."
-    from clipsent_nb.config import DEPENDED, PRESETS, TrainConfig, why_idle
+    from clipsent_nb.config import DEPENDED, apply_preset, why_idle
 
     if name not in ("optimize", "mine", "heads", "preprocess", "grid") or "config" not in arguments:
         return ""
-    config, preset = arguments["config"], PRESETS.get(arguments.get("preset"))
-    if preset:
-        config = TrainConfig(**{**preset.settings, **{one: getattr(config, one) for one in config.given}})
+    config = apply_preset(arguments["config"], arguments.get("preset"))
     if name == "grid":
         function = load(name)
         varying, config = function.plan(**vars(arguments_of(function)(**arguments)))
@@ -291,9 +289,10 @@ def parse(
     refuse_conflicts(name, values)
     typed = list(values)
     if preset := values.pop("preset", None):
-        from clipsent_nb.config import preset_settings
+        from clipsent_nb.config import log_preset, preset_settings
 
         values = preset_settings(preset, values)
+        log_preset(preset)
     arguments = bind_values(function, values)
     refuse_idle_settings(name, arguments, typed)
     return partial(function, **arguments)

@@ -414,16 +414,16 @@ def make_baseline(
             todo = "name a run, and the ensemble by --runs"
             raise ClipsentError(f"--output-dir {config.output_dir}", "an ensemble, which is no baseline", todo=todo)
     else:
+        how = "the encoder is trained too" if trains_encoder(config) else "the head alone, the encoder stays frozen"
+        way_out = "--output-dir RUN takes a finished run as the baseline"
+        epochs = write_count(config.epochs, "epoch")
+        log.info("baseline %s: training it, %s, at most %s; %s", folder, how, epochs, way_out)
         if copies := load_inputs(config).leaked:
             what, todo = (
                 f"holds copies of validation posts {first_few(copies, 3)}",
                 "`clipsent splits` keeps copies together",
             )
             raise ClipsentError(f"--train-csv {config.train_csv}", what, todo=todo)
-        how = "the encoder is trained too" if trains_encoder(config) else "the head alone, the encoder stays frozen"
-        way_out = "--output-dir RUN takes a finished run as the baseline"
-        epochs = write_count(config.epochs, "epoch")
-        log.info("baseline %s: training it, %s, at most %s; %s", folder, how, epochs, way_out)
         run = fit(config)
     if run.metrics["leaked"]:
         what = "a leaked baseline, with which nothing can be compared"

@@ -176,6 +176,28 @@ def close_hashes(hashes: pd.Series) -> np.ndarray:
 
 # %% ../nbs/00g_copies.ipynb #9cc06ac3
 ALTERED = r"(_[it]a\d+)+$"  # how the names of altered copies end, see `augment.name_copies`
+FILES = ["text_digest", "image_digest"]
+
+
+def match_names(
+    posts: pd.DataFrame,  # See `find_copies`
+    known: pd.DataFrame,
+) -> tuple[np.ndarray, set[str]]:
+    "Whether each post is a known one or an altered copy by its name [N]; and the names that mean different posts in both."
+    columns = ["guid", *FILES, "text_key", "image_hash"]
+    one, other = (table.reindex(columns=columns, fill_value="") for table in (posts, known))
+    one, other = (table.assign(source=table.guid.str.replace(ALTERED, "", regex=True)) for table in (one, other))
+    pairs = one.assign(row=range(len(one))).merge(other, on="source", suffixes=("", "_known"))
+    bits = [hash_bits(pairs[name].replace("", "0")) for name in ("image_hash", "image_hash_known")]
+    near = np.bitwise_count(bits[0] ^ bits[1]) <= MOST_BITS
+    alike = near & (pairs.image_hash != "") & (pairs.image_hash_known != "")
+    for name in columns[1:4]:
+        alike |= (pairs[name] == pairs[f"{name}_known"]) & ~pairs[name].isin(OF_NOBODY)
+    for name in FILES:  # what is not known may be alike
+        alike |= (pairs[name] == "") | (pairs[f"{name}_known"] == "")
+    plain = pairs.guid == pairs.guid_known
+    others = set(pairs.row[plain]) - set(pairs.row[alike])
+    return np.isin(range(len(posts)), list(set(pairs.row) - others)), set(posts.guid.iloc[sorted(others)])
 
 # %% ../nbs/00g_copies.ipynb #7c97c045
 def find_copies(
@@ -183,9 +205,9 @@ def find_copies(
     known: pd.DataFrame,  # Posts that were met, from `with_content`
 ) -> pd.Series:
     "Whether each post has a copy among the known ones: its guid, its group, its picture, its text, or a picture nearly like it."
-    sources, known_sources = (guids.str.replace(ALTERED, "", regex=True) for guids in (posts.guid, known.guid))
-    met = sources.isin(known_sources)
-    copy = met | posts.group.isin([*known.group, *posts.group[met]])
+    met, others = match_names(posts, known)
+    renamed = set(posts.group[posts.guid.isin(others)]) & others  # groups called after such a post
+    copy = met | posts.group.isin((set(known.group) - renamed) | set(posts.group[met]))
     for key in ("image_digest", "text_key"):
         copy |= ~posts[key].isin(OF_NOBODY) & posts[key].isin(known[key])
     known_bits = np.unique(hash_bits(known.image_hash[known.image_hash != ""]))

@@ -149,13 +149,15 @@ def with_content(
     lacking = digests.eq("").any(axis=1)
     if not lacking.any():
         return posts, []
+    names, posts, lacking = posts.index, posts.reset_index(drop=True), lacking.reset_index(drop=True)
     pairs = posts[lacking]
     if "encoding" in pairs and pairs.encoding.eq("").any():
         pairs = pairs.drop(columns="encoding")
     found, problems = inspect_posts(pairs, workspace)
     whole = pd.concat([posts[~lacking], found.drop(columns="start")])
     whole = whole.reindex(posts.index.intersection(whole.index))
-    return whole.assign(group=duplicate_groups(whole)), problems
+    whole = whole.assign(group=duplicate_groups(whole))
+    return whole.set_axis(names[whole.index]), problems
 
 # %% ../nbs/00_data.ipynb #6908bac4
 def read_posts(

@@ -119,7 +119,7 @@ def check_cards(
         return Finding("graphics card", f"there is one of NVIDIA's, but torch (CUDA {cuda}) cannot use it", todo)
     if torch.backends.mps.is_available():
         return Finding("graphics card", "Apple's, used through mps")
-    return Finding("graphics card", "none; a frozen encoder (--freeze-epochs as large as --epochs) takes minutes here")
+    return Finding("graphics card", "none; a frozen encoder (--preset quick) takes minutes here")
 
 
 def find_cards() -> list[str]:

@@ -25,7 +25,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import field, make_dataclass
+from dataclasses import MISSING, field, make_dataclass
 from functools import lru_cache, wraps
 from numbers import Number
 from pathlib import Path
@@ -419,7 +419,8 @@ def settings(cls: type) -> type:
             raise settings_error(error, cls) from error
         given, known = {*list(cls.__dataclass_fields__)[: len(arguments)], *values}, cls.__dataclass_fields__
         if len(given) == len(known) > 1:  # a copy by `replace`, which gives all: those that say something else
-            given = {name for name in given if getattr(self, name) != known[name].default}
+            defaults = {name: known[name].default for name in given}
+            given = {name for name, value in defaults.items() if value is MISSING or getattr(self, name) != value}
         object.__setattr__(self, "given", given)
         refuse_slips(self, dict(zip(cls.__dataclass_fields__, arguments, strict=False)) | values)
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from .objective import warn_of_absent
 from .report import execute, kept_kernels, make_page
-from .config import EXECUTION_ONLY, apply_preset, NotNegative, Positive, TrainConfig, identity
+from .config import EXECUTION_ONLY, apply_preset, log_preset, NotNegative, Positive, TrainConfig, identity
 from .runs import CROSS_FITTED, Run, read_metrics
 
 # %% ../nbs/05_grid.ipynb #8b244e4c
@@ -56,7 +56,9 @@ def optimize(
     Returns what was reached, as text. Raises ClipsentError for unusable settings or input, or a folder that is in use or
     holds another run.
     """
-    config = apply_preset(config, preset)
+    if preset:
+        config = apply_preset(config, preset)
+        log_preset(preset)
     run = fit(config)
     if not process_state().is_main_process:
         return ""
@@ -66,6 +68,11 @@ def optimize(
     if report and not (run.found and page.is_file()):
         execute("run", run.folder, run_parameters(replace(config, overwrite=False)))
     return f"{run}\nreport {page}" if report else str(run)
+
+
+optimize.plan = lambda config, preset, **_: apply_preset(
+    config, preset
+)  # what `clipsent run` asks before its first step
 
 # %% ../nbs/05_grid.ipynb #5560401c
 from clipsent_nb.batches import (

@@ -50,14 +50,15 @@ class VariantConfig(TrainConfig):
 
 def read_seeds(
     seeds: str | None,  # Such as "42,123,2024"; None: not given
-    base: TrainConfig,  # Its seed is the only one if it has one
+    base: TrainConfig,  # Its seed is the only one if it was given
+    default: str = "42,123,2024",
 ) -> list[int]:
     """The seeds to train with, each once.
 
     Raises ClipsentError for text that is no list of whole numbers.
     """
     if seeds is None:
-        return [42, 123, 2024] if base.seed is None else [base.seed]
+        seeds = default if "seed" not in base.given or base.seed is None else str(base.seed)
     texts = [text.strip() for text in seeds.split(",") if text.strip()]
     if not texts or not all(re.fullmatch("[0-9]+", text) for text in texts):
         raise ClipsentError(f"--seeds {seeds}", "not seeds", todo="give whole numbers from 0 on, separated by commas")

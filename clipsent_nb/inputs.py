@@ -129,7 +129,7 @@ def label_numbers(
     """
     numbers = []
     for label, guid in zip(labels, guids, strict=True):
-        missing = label is None or label == "" or label != label
+        missing = pd.isna(label) or label == ""
         if not missing and label not in classes:
             raise ClipsentError(f"guid {guid}", f"unknown label {label!r}", todo=f"use {', '.join(classes)} or nothing")
         numbers.append(-1 if missing else classes.index(label))
@@ -292,6 +292,10 @@ def find_files(
         raise ClipsentError(
             "posts", f"no column {first_few(lacking)}", f"there are {first_few(list(map(str, posts)), 12)}"
         )
+    holes = [
+        name for name in ("text_path", "image_path", "encoding", "label") if name in posts and posts[name].isna().any()
+    ]
+    posts = posts.assign(**{name: posts[name].astype(object).where(posts[name].notna(), "") for name in holes})
     problems, files, real = [], {}, {}
     for kind in ("text", "image"):
         column, found = f"{kind}_path", []

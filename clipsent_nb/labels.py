@@ -94,7 +94,7 @@ def refuse_misspellings(
     tags: pd.Series,  # From `plain_tag` [N]
     where: object,  # What holds them, for messages
 ) -> None:
-    "Raises ClipsentError if a rare tag looks like a common one or a default class, or two differ in signs alone."
+    "Raises ClipsentError if a rare tag looks like a common one, a tag like a default class that is rare, or two differ in signs alone."
     counts = tags[tags.str.fullmatch(NAME.pattern)].value_counts()
     slips = {}
     known = counts.index.isin([*LABELS, *OTHER_NAMES])
@@ -102,11 +102,15 @@ def refuse_misspellings(
         common = counts.index[(counts > counts[rare]) | known]
         if near := difflib.get_close_matches(rare, common, 1, 0.75):
             slips[rare] = near[0]
+    if known.any():
+        scarce = [label for label in LABELS if counts.get(label, 0) < FEWEST]
+        near = {tag: difflib.get_close_matches(tag, scarce, 1, 0.85) for tag in order_labels(counts.index[~known])}
+        slips = {tag: found[0] for tag, found in near.items() if found} | slips
     bare = {one: re.sub(r"[ ._&/'-]", "", one) for one in counts.index if re.search(r"[^\W\d]", one)}
     usual = {words: one for one, words in reversed(bare.items())}  # the commonest tag of these words
     slips |= {one: usual[words] for one, words in bare.items() if usual[words] != one}
     if slips:
-        pairs = [f"{rare!r} ({counts[rare]}) for {one!r} ({counts[one]})" for rare, one in slips.items()]
+        pairs = [f"{rare!r} ({counts[rare]}) for {one!r} ({counts.get(one, 0)})" for rare, one in slips.items()]
         what = f"labels look like slips (number of posts): {first_few(pairs)}"
         todo = f"add --rename {','.join(map('='.join, slips.items()))}, or name all classes with --labels"
         raise ClipsentError(where, what, "nothing was written", todo)
@@ -154,7 +158,8 @@ def choose_labels(
 ) -> tuple[tuple[str, ...], pd.Series]:
     """The labels of a task in their order, and the tags under these names [N]; tags that are none of them stay.
 
-    Raises ClipsentError if `refuse_misspellings`, `own_labels` or `check_labels` does, or no post has a tag to be renamed.
+    Raises ClipsentError if `refuse_misspellings`, `own_labels` or `check_labels` does, no post has a tag to be renamed, or
+    none has a label that looks like one of their tags.
     """
     renames = read_renames(rename) if rename else {}
     if absent := [repr(old) for old in renames if not tags.eq(old).any()]:
@@ -164,6 +169,13 @@ def choose_labels(
     sentiment = as_sentiment(tags) if set(labels) <= set(LABELS) else None
     if not labels:
         refuse_misspellings(tags, where)
+    for label in labels:
+        others = [] if tags.eq(label).any() else difflib.get_close_matches(label, set(tags) - set(labels), 1, 0.75)
+        if others and sentiment is None:
+            what = f"no post is {label!r}, but {tags.eq(others[0]).sum()} are {others[0]!r}"
+            raise ClipsentError(
+                f"--labels {wanted}", what, todo=f"write {others[0]}, or add --rename {others[0]}={label}"
+            )
     if sentiment is not None:
         tags, found = sentiment, tuple(one for one in LABELS if sentiment.str.contains(one).any())
     if not labels:

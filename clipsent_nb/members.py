@@ -16,7 +16,16 @@ import pandas as pd
 from .cleaning import HAN, KANA, active_rules, clean_text
 from .data import read_split
 from .decoding import LONGEST_TEXT, read_text
-from .files import ClipsentError, ModelName, Workspace, atomic_write, checked, read_json, write_json
+from clipsent_nb.files import (
+    AtLeastOne,
+    ClipsentError,
+    ModelName,
+    Workspace,
+    atomic_write,
+    checked,
+    read_json,
+    write_json,
+)
 from .hub import fetch_run
 from .inputs import find_files, label_numbers
 from .posts import Problem, settle_problems
@@ -221,12 +230,13 @@ class Ensemble:
             parts.append(one.answers(found, inputs[one.reading]))
         return self.combine(parts)
 
+    @checked
     def predict_posts(
         self,
         posts: pd.DataFrame | Path,  # A table with guid, text_path, image_path, and label where known; or its file
         workspace: Workspace = Workspace(),  # Where the posts are, and how many may be left out
         where: object = "posts",  # What messages call the table
-        batch_size: int = ENCODING_BATCH,  # Posts at a time
+        batch_size: AtLeastOne = ENCODING_BATCH,  # Posts at a time
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The posts that all members can read, and the columns of val_predictions.csv for them.
 

@@ -303,6 +303,7 @@ def write_weights(
         torch.save({"model_state": dict(state), "config": dict(config), "format": WEIGHTS_FORMAT}, file)
 
 # %% ../nbs/02_model.ipynb #7264b0c4
+import difflib
 import pickle
 
 # %% ../nbs/02_model.ipynb #626bca67
@@ -318,6 +319,9 @@ def read_weights(
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as caught:
         what, todo, error = "no such file", "relative paths start at --project-root", caught
+        beside = [folder.name for folder in Path(path).parent.glob("*/")]
+        if near := difflib.get_close_matches(Path(path).name, beside, 1):
+            todo = f"did you mean {near[0]}?"
     except pickle.UnpicklingError as caught:
         what, error = "holds more than plain weights, perhaps code, so nothing of it was loaded", caught
         todo = "give a run's best.pt with the folder encoder beside it, as clipsent wrote them"

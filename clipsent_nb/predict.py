@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from clipsent_nb.decisions import confidence_at, conformal_threshold, prediction_sets
-from clipsent_nb.decoding import pair_posts
-from clipsent_nb.files import AtLeastOne, ClipsentError, Inside, ModelName, Workspace, checked, log
+from clipsent_nb.decoding import TRAINED_ON_BOTH, pair_posts
+from clipsent_nb.files import AtLeastOne, ClipsentError, Inside, ModelName, Workspace, checked, format_message, log
 from clipsent_nb.hub import fetch_run
 from clipsent_nb.labelling import PART_SIZE
 from clipsent_nb.members import Ensemble
@@ -94,7 +94,7 @@ class PostReader:
         """For each post the classes that cannot be ruled out, the likeliest first: split-conformal sets.
 
         They hold the true class of at least 1 - alpha of the posts, on average, if posts are like the validation posts.
-        These chose the epoch too, which flatters them a little.
+        These have the labels that they had when the run predicted them, and chose the epoch too, which flatters them a little.
         Raises ClipsentError for another alpha, posts that cannot be used, or a model without val_predictions.csv.
         Source: Sadinle, Lei and Wasserman, 2019, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels".
         """
@@ -107,7 +107,12 @@ class PostReader:
     def _validation(self) -> pd.DataFrame:
         folder = Path(self.folder or ".")
         if (folder / "metrics.json").is_file():
-            return Run.load(folder).predictions
+            if (run := Run.load(folder)).metrics.get("leaked"):
+                what = (
+                    "validation posts were trained on, or copies of them: shares and sets that rest on them do not hold"
+                )
+                log.warning("%s", format_message(f"warning: {folder}", what, todo="train on splits without a leak"))
+            return run.predictions
         return read_predictions(folder / "val_predictions.csv", self.labels)
 
 # %% ../nbs/11_predict.ipynb #7eed625c
@@ -367,6 +372,11 @@ def predict_file(
         what = f"{outputs[1].name} beside it belongs to {others[0].name}"
         raise ClipsentError(f"--output {path}", what, todo="choose another name")
     classifier = Classifier.load(weights, workspace, model_name)
+    halves = {"text": text, "image": image}
+    if alone and (
+        lacking := [kind for kind, half in halves.items() if half is None and kind not in classifier.may_lack]
+    ):
+        raise ClipsentError(f"--{lacking[0]}", "is missing", todo=TRAINED_ON_BOTH)
     threshold = abstain_below or 0.0 if coverage is None else classifier.confidence_at(coverage)
     if alone and output is None:
         answers = classifier.predict([text], [image and workspace.resolve(image)])

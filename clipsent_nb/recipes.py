@@ -97,7 +97,7 @@ def compare_recipes(
 def recipes(
     config: VariantConfig | TrainConfig = VariantConfig(output_dir=Path("outputs/optimize/recipe_compare")),
     file: Path | None = None,  # TOML with sections: [name] preset = "quick" head_variant = "mlp"; default: the presets
-    seeds: Listing | None = SEEDS,  # Each recipe is trained once with each
+    seeds: Listing | None = None,  # Each recipe is trained once with each; default: 1,2,3,4,5, or --seed if given
     execution: Execution = Execution(keep_best=0),
 ) -> Comparison | str:
     """Train each recipe with the same seeds, and tell which differ from the first; finished runs are not repeated.
@@ -110,7 +110,7 @@ def recipes(
     variants = {
         name: {key: value for key, value in values.items() if key not in given} for name, values in found.items()
     }
-    configs = variant_configs(config, variants, read_seeds(None if config.seed is not None else seeds, config))
+    configs = variant_configs(config, variants, read_seeds(seeds, config, SEEDS))
     folder = config.resolve(config.output_dir)
     runs = run_many(configs, folder, execution)
     if execution.dry_run:

@@ -241,6 +241,10 @@ def explain_block(
 
 # %% ../nbs/13_stage.ipynb #b0000027
 from dataclasses import replace
+from functools import partial
+
+from clipsent_nb.files import atomic_write
+from clipsent_nb.steps import TRAIN
 
 
 def holds_run(config: object) -> bool:
@@ -284,6 +288,40 @@ def refuse_runs_of_others(plan: Plan, owned: list[str]) -> None:
                 what = f"{run} holds a run with other settings ({odd[0]} {stored[odd[0]]}, not {values[odd[0]]})"
                 todo = "move it away, or replace it with --overwrite"
                 raise ClipsentError(f"step {plan.name}", f"{what}, which `clipsent run` did not make", todo=todo)
+
+
+def call_splits(
+    plan: Plan,  # Of the step splits
+    entry: Mapping[str, object],  # Its record
+) -> list[object]:
+    """Call the command of the step.
+
+    Raises ClipsentError, with all files as before, if posts would change sides in splits that the stage has not made.
+    """
+    from clipsent_nb.data import read_split
+
+    sides = [plan.workspace.resolve(path) for path in (TRAIN, VAL)]
+    made = entry.get("state") in ("done", "begun") or entry.get("outputs")
+    foreign = all(path.is_file() for path in sides) and (not made or replaced_files(plan, entry))
+    if not foreign:
+        return call_command(plan, [])
+    files = [
+        *sides[0].parent.rglob("*.csv"),
+        plan.workspace.resolve("outputs/duplicates.csv"),
+        plan.workspace.audit_csv,
+    ]
+    before = {file: file.read_bytes() for file in files if file.is_file()}
+    then = [set(read_split(path).guid) for path in sides]
+    results = call_command(plan, [])
+    today = [set(read_split(path).guid) for path in sides]
+    if moved := (then[0] & today[1]) | (then[1] & today[0]):
+        for file, content in before.items():
+            with atomic_write(file, "wb") as opened:
+                opened.write(content)
+        what = f"was not made by `clipsent run`, and {len(moved)} of its posts would change sides"
+        todo = "put what it was made with under [splits], such as val_ratio = 0.3; or keep it with --skip splits, or give --overwrite"
+        raise ClipsentError(sides[1].parent, what, "it was left as it is", todo)
+    return results
 
 
 def call_command(
@@ -343,8 +381,12 @@ def do_steps(
             entry = {"values": plan.values, "version": __version__, "deciding": deciding_values(plan.calls)}
             entry |= {"owned": owned, "inputs": inputs, "state": "begun", "reason": "", "seconds": 0}
             write_json(path, record | {plan.name: entry})
-            entry |= perform(lambda plan=plan, owned=owned: call_command(plan, owned))
-            entry["outputs"] = step_outputs(plan) if entry["state"] == "done" else {}
+            call = partial(call_command, plan, owned)
+            if plan.name == "splits" and not overwrite:
+                call = partial(call_splits, plan, record.get(plan.name, {}))
+            entry |= perform(call)
+            before = record.get(plan.name, {}).get("outputs", {}) if plan.name == "splits" else {}
+            entry["outputs"] = step_outputs(plan) if entry["state"] == "done" else before
         if entry["state"] != "done":
             log.warning("%s: %s, %s", head, entry["state"], entry["reason"])
         record[plan.name], states[plan.name] = entry, entry["state"]
@@ -508,7 +550,7 @@ def run_stage(
     only: Listing = "",  # Do these steps and no others; names separated by commas
     from_: str = "",  # Do this step and those after it
     skip: Listing = "",  # Leave these steps out
-    overwrite: bool = False,  # Replace runs in the stage's folders that the stage has not made
+    overwrite: bool = False,  # Replace runs in the stage's folders, and splits, that the stage has not made
     show_defaults: bool = False,  # Print the default settings as TOML, and stop
 ) -> str:
     """Do every step of the stage in order, skip what is complete, and show the result in outputs/reports/index.html.

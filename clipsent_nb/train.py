@@ -63,6 +63,7 @@ from clipsent_nb.features import (
 )
 from clipsent_nb.files import (
     ClipsentError,
+    format_message,
     atomic_write,
     checked,
     first_few,
@@ -320,6 +321,11 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
     """
     if inputs.leaked:
         log.warning("warning: %d validation posts have copies in train; the score is not honest", len(inputs.leaked))
+    if config.is_frozen(config.epochs - 1) and config.head_lr is None and config.lr == TrainConfig.lr:
+        what = "is meant for a whole encoder, and the head alone is trained"
+        log.warning(
+            "%s", format_message(f"warning: --lr {config.lr:g}", what, todo="--lr 1e-3 or --preset quick learns faster")
+        )
     device, processes = find_device(several=True), process_state()
     dtype = compute_dtype(config.precision, device)
     state = new_state(config, inputs, device, dtype)
@@ -393,7 +399,7 @@ def unseen_scores(val: PairInputs, probabilities: np.ndarray, leaked: list[str])
 # %% ../nbs/04_train.ipynb #c4cadaec
 from clipsent_nb.card import find_licence, write_card
 from clipsent_nb.decisions import fit_calibration
-from clipsent_nb.trained import calibrate
+from clipsent_nb.trained import calibrate, digest_processors
 
 
 def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConfig) -> None:
@@ -409,7 +415,7 @@ def finish(folder: RunFolder, state: State, inputs: RunInputs, config: TrainConf
     calibration = fit_calibration(val.labels, probabilities, val.groups)
     fitted = {"adjustment": adjusted.get("logit_adjustment"), "temperature": calibration["temperature"]}
     weights, settings = read_weights(folder / "best.pt")
-    own = {"run": read_run_config(folder.path)["run"]}
+    own = {"run": read_run_config(folder.path)["run"], "reading": digest_processors(*inputs.processors)}
     write_weights(folder / "best.pt", weights, settings | own | {"fitted": fitted})
     shipped = calibrate(probabilities, temperature=calibration["temperature"])
     write_csv(prediction_table(val.posts, val.labels, shipped, val.classes), folder / "val_predictions.csv")

@@ -1,0 +1,244 @@
+"""Other posts under the same names; seeds and presets that were meant; tables with holes; parts of a run on their own."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from runfolders import record_parts
+
+from clipsent_nb.badcases import mine
+from clipsent_nb.batches import Execution
+from clipsent_nb.config import TrainConfig
+from clipsent_nb.copies import find_copies
+from clipsent_nb.data import make_splits, read_split, with_content
+from clipsent_nb.files import ClipsentError, Workspace, read_json, write_csv, write_json
+from clipsent_nb.heads import VariantConfig, heads
+from clipsent_nb.labels import choose_labels
+from clipsent_nb.predict import Classifier, predict_file
+from clipsent_nb.recipes import recipes
+from clipsent_nb.runs import Run
+from clipsent_nb.sample import make_sample
+from clipsent_nb.stage import run_stage
+from clipsent_nb.state import load_inputs, sample_config
+from clipsent_nb.train import sample_run
+
+torch.set_num_threads(1)
+RUN = Path("outputs/optimize/clip")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, fresh_run) -> Path:
+    return fresh_run(tmp_path_factory.mktemp("names") / "sample")
+
+
+@pytest.fixture
+def root(trained, tmp_path) -> Path:
+    "A project of its own with a short run."
+    return Path(shutil.copytree(trained, tmp_path / "sample"))
+
+
+def renumbered(posts: pd.DataFrame) -> pd.DataFrame:
+    "The posts under numbers from 0 on, each a group of its own."
+    numbers = [str(number) for number in range(len(posts))]
+    return posts.assign(guid=numbers, group=numbers)
+
+
+def test_posts_of_another_list_with_the_same_numbers_are_not_met(root):
+    for name in ("train", "val"):
+        posts = read_split(root / f"outputs/splits/{name}.csv")
+        write_csv(renumbered(posts), root / f"{name}.csv")
+    own = {"train_csv": Path("train.csv"), "val_csv": Path("val.csv")}
+    assert load_inputs(sample_config(root, **own)).leaked == []
+
+
+def test_a_post_and_its_group_are_met_under_their_name_if_one_half_is_the_same(root):
+    posts = with_content(read_split(root / "outputs/splits/train.csv"), Workspace(root))[0].head(3)
+    alone = posts.assign(group=["author", "author", posts.guid.iloc[2]], text_key="", image_hash="")
+    known = alone.head(1).assign(text_digest="edited")
+    assert find_copies(alone, known).tolist() == [True, True, False]
+    other = known.assign(image_digest="another")
+    assert find_copies(alone.assign(group=alone.guid), other.assign(group=other.guid)).sum() == 0
+    assert find_copies(alone, other).tolist() == [True, True, False]  # a group that is not called after its post
+
+
+def test_a_group_called_after_another_post_of_the_same_name_says_nothing(root):
+    posts = read_split(root / "outputs/splits/train.csv").head(6)
+    posts = renumbered(with_content(posts, Workspace(root))[0]).assign(text_key="", image_hash="")
+    one, other = posts.head(3), posts.tail(3).assign(guid=["0", "1", "2"])
+    assert find_copies(one.assign(group="0"), other.assign(group="0")).sum() == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"model_name": "tiny_clip"}])
+def test_seeds_count_whichever_class_the_settings_have(root, settings):
+    for config in (TrainConfig, VariantConfig):
+        own, dry = {"project_root": root, "epochs": 1, "model_name": "tiny_clip"} | settings, Execution(dry_run=True)
+        assert recipes(config(**own), seeds=[1, 2, 3], execution=dry).count("balanced") == 3
+        assert recipes(config(**own), execution=dry).count("balanced") == 5
+        assert recipes(config(**own, seed=7), execution=dry).count("balanced") == 1
+        assert recipes(config(**own, seed=7), seeds=[1, 2], execution=dry).count("balanced") == 2
+        assert heads(config(**own), variants="mlp", execution=dry).count("mlp") == 3
+
+
+@pytest.mark.parametrize("step", ["baseline", "retrain"])
+@pytest.mark.parametrize(
+    ("preset", "message"), [("quik", "quik unknown; choose one of"), ("balanced", "each tower has its own flag")]
+)
+def test_a_preset_that_cannot_be_used_is_said_before_the_first_step(tmp_path, step, preset, message):
+    root = make_sample(tmp_path / "sample")
+    more = "trainable_blocks = 1\n" if preset == "balanced" else ""
+    (root / "s.toml").write_text(f'[train]\nmodel_name = "tiny_clip"\n[{step}]\npreset = "{preset}"\n{more}')
+    with pytest.raises(ClipsentError, match=rf"\[{step}\] .*{message}"):
+        run_stage(settings=root / "s.toml", workspace=Workspace(root), only="splits,baseline,retrain")
+    assert not (root / "outputs/splits").exists()
+
+
+@pytest.mark.parametrize("hole", [None, float("nan"), pd.NA])
+@pytest.mark.parametrize("column", ["text_path", "image_path", "encoding", "label"])
+def test_a_hole_in_a_table_is_no_value(root, column, hole):
+    posts = read_split(root / "outputs/splits/val.csv").head(4).astype(object)
+    posts.loc[1, column] = hole
+    model, workspace = Classifier.load(root / RUN), Workspace(root, max_bad="50%")
+    assert len(model.predict_posts(posts, workspace)[0]) == (3 if "path" in column else 4)
+    with pytest.raises(ClipsentError, match="--batch-size 0"):
+        model.predict_posts(posts, workspace, batch_size=0)
+
+
+def test_rows_of_several_tables_keep_their_index(root):
+    parts = [read_split(root / f"outputs/splits/{name}.csv").drop(columns="image_digest") for name in ("val", "train")]
+    posts = pd.concat([part.head(3) for part in parts])
+    found, problems = with_content(posts, Workspace(root))
+    assert found.index.tolist() == posts.index.tolist() == [0, 1, 2, 0, 1, 2] and problems == []
+    assert found.guid.tolist() == posts.guid.tolist() and found.image_digest.ne("").all()
+
+
+def test_folds_do_not_part_copies_that_a_list_has_parted(root):
+    train = read_split(root / "outputs/splits/train.csv")
+    copies = train.group.duplicated(keep=False)
+    assert copies.any()
+    write_csv(train.assign(group=train.guid), root / "own.csv")
+    config = sample_config(root, train_csv=Path("own.csv"), output_dir=Path("outputs/folds"), epochs=1, lr=1e-4)
+    mine(config, folds=2, report=False)
+    assert not any(Run.load(root / f"outputs/folds/fold_{fold}_of_2").metrics["leaked"] for fold in (0, 1))
+
+
+def test_confidences_of_posts_that_were_trained_on_promise_nothing(root, caplog):
+    model = Classifier.load(root / RUN)
+    model.confidence_at(0.9)
+    assert "do not hold" not in caplog.text
+    metrics = root / RUN / "metrics.json"
+    write_json(metrics, read_json(metrics) | {"leaked": True})
+    record_parts(root / RUN)
+    picture = next((root / "data").glob("*.jpg"))
+    for ask in (lambda: model.confidence_at(0.9), lambda: model.predict_sets(["so good"], [picture])):
+        caplog.clear()
+        ask()
+        assert "trained on, or copies of them: shares and sets that rest on them do not hold" in caplog.text
+    caplog.clear()
+    predict_file(root / RUN, Workspace(root), coverage=0.9)
+    assert "do not hold" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["tokenizer.json", "preprocessor_config.json", None])
+def test_weights_beside_another_tokenizer_or_image_processor_warn(root, caplog, part):
+    "Of the same shape: a vocabulary in another order, pixels scaled otherwise."
+    other, alone = root / "other_clip", root / "alone"
+    shutil.copytree(root / "tiny_clip", other)
+    alone.mkdir()
+    shutil.copy(root / RUN / "best.pt", alone)
+    if part == "tokenizer.json":
+        values = read_json(other / part)
+        words = list(values["model"]["vocab"])[10:-10]
+        numbers = [values["model"]["vocab"][word] for word in words]
+        values["model"]["vocab"] |= dict(zip(words, np.roll(numbers, 1).tolist(), strict=True))
+        write_json(other / part, values)
+    elif part:
+        write_json(other / part, read_json(other / part) | {"image_mean": [0.1, 0.2, 0.3]})
+    Classifier.load(alone / "best.pt", model_name=other)
+    assert ("trained with another tokenizer or image processor" in caplog.text) == bool(part)
+
+
+def test_copies_are_joined_over_the_whole_list(root):
+    make_splits(Workspace(root), val_ratio=0.2)
+    posts = read_split(root / "outputs/splits/train.csv")
+    assert find_copies(posts, posts.iloc[:1].assign(guid="x", group="x")).iloc[0]
+
+
+@pytest.mark.parametrize("made", ["by hand", "by a command"])
+def test_the_stage_does_not_undo_splits_that_it_has_not_made(tmp_path, made):
+    root = make_sample(tmp_path / "sample")
+    make_splits(Workspace(root), val_ratio=0.3)
+    folder = root / "outputs/splits"
+    if made == "by hand":
+        write_csv(read_split(folder / "val.csv").head(9), folder / "val.csv")
+    before = {path: path.read_bytes() for path in [*folder.glob("*.csv"), root / "outputs/duplicates.csv"]}
+    for _ in range(2):
+        with pytest.raises(
+            ClipsentError, match="outputs/splits: was not made by `clipsent run`, and .* change sides; it"
+        ):
+            run_stage(workspace=Workspace(root), only="splits")
+        assert {path: path.read_bytes() for path in before} == before
+    if made == "by a command":
+        (root / "s.toml").write_text("[splits]\nval_ratio = 0.3\n")
+        run_stage(settings=root / "s.toml", workspace=Workspace(root), only="splits")
+    run_stage(workspace=Workspace(root), only="splits", overwrite=True)
+    ours = (folder / "val.csv").read_bytes()
+    assert ours != before[folder / "val.csv"]
+    (root / "s.toml").write_text("[splits]\nval_ratio = 0.2\n")  # what the stage made it may make anew
+    run_stage(settings=root / "s.toml", workspace=Workspace(root), only="splits")
+    assert (folder / "val.csv").read_bytes() != ours
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ({"nuetral": 28, "neutral": 1, "positive": 9, "negative": 9}, "'nuetral' .28. for 'neutral' .1."),
+        ({"neutrall": 26, "positive": 9, "negative": 9}, "'neutrall' .26. for 'neutral' .0."),
+        ({"natural": 26, "positive": 9, "negative": 9}, None),
+        ({"neutralize": 26, "keep": 9}, None),
+    ],
+)
+def test_a_common_name_close_to_a_rare_default_is_a_slip(tags, found):
+    values = pd.Series([tag for tag, count in tags.items() for _ in range(count)])
+    if found:
+        with pytest.raises(ClipsentError, match=f"look like slips .*{found}"):
+            choose_labels(values)
+    else:
+        assert set(choose_labels(values)[0]) >= set(tags) - {"positive", "negative"}
+
+
+def test_a_misspelt_name_of_labels_is_said_before_any_post_is_left_out(tmp_path):
+    root = make_sample(tmp_path / "sample")
+    with pytest.raises(ClipsentError, match="--labels .*postive: no post is 'postive', but .* are 'positive'; write"):
+        make_splits(Workspace(root), labels="negative,neutral,postive")
+
+
+def test_a_head_alone_at_the_rate_of_an_encoder_is_warned_of(trained, root, caplog):
+    for settings, warned in (
+        ({"head_lr": None}, True),
+        ({"head_lr": 1e-3}, False),
+        ({"head_lr": None, "lr": 1e-3}, False),
+    ):
+        caplog.clear()
+        sample_run(
+            root,
+            output_dir=Path("outputs/head"),
+            trainable_blocks=0,
+            epochs=1,
+            overwrite=True,
+            **({"lr": TrainConfig.lr} | settings),
+        )
+        assert ("meant for a whole encoder" in caplog.text) == warned
+
+
+def test_what_one_post_lacks_is_named_by_its_flag(root):
+    for given, lacking in (({"text": "so good"}, "--image: is missing"), ({"image": Path("data/1.jpg")}, "--text: is")):
+        with pytest.raises(ClipsentError, match=lacking):
+            predict_file(RUN, Workspace(root), **given)
+
+
+def test_a_run_that_is_not_there_names_one_that_is(root):
+    with pytest.raises(ClipsentError, match="outputs/optimize/clp: no such file; did you mean clip?"):
+        Classifier.load("outputs/optimize/clp", Workspace(root))
