@@ -11,6 +11,11 @@ from clipsent_nb.sample import sample_posts
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*ROOT.glob("nbs/*.ipynb"), *ROOT.glob("nbs/reports/*.ipynb")])
+# They train many runs, most of half a minute or longer; what they show has tests of its own.
+LONG = (
+    "03a_stats 05_grid 05a_batches 06_heads 06a_recipes 07_preprocess 08_robustness 09_badcases 10_errors 11a_explain "
+)
+LONG += "12_compare 12a_ensemble reports/grid reports/heads reports/preprocess"
 # Whole words only: what stands beside a digit may be part of a digest or of an address.
 WORD = re.compile(r"\b[^\W\d_]{3,}\b")
 
@@ -35,7 +40,13 @@ def kernels():
         yield
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def case(path: Path) -> object:
+    "A notebook, which is a slow test if it is one of the long ones."
+    name = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+    return pytest.param(path, id=name, marks=[pytest.mark.slow] * (name in LONG.split()))
+
+
+@pytest.mark.parametrize("path", [case(path) for path in NOTEBOOKS])
 def test_notebook_runs_and_its_outputs_are_current(path, tmp_path, monkeypatch):
     saved = nbformat.read(path, as_version=4)
     for cell in saved.cells:
