@@ -533,10 +533,10 @@ def ask_for_seeds(
     asked = [one for one in contenders if lacking and (one is first or one.name == lacking[0])]
     alone = [one.runs[0] for one in asked if len(one.runs) == 1 and one.name not in others]
     commands = [repeat_command(run, config) for run in alone if run.config.get("kind") != "ensemble"]
-    there = ",".join(place for places in others.values() for place in places)
-    lines = [f"runs of other seeds are there and not compared; add to --runs: {there}"] * bool(others)
+    there = [place for places in others.values() for place in places]
+    lines = [f"runs of other seeds are there and not compared; add to --runs: {','.join(there)}"] * bool(others)
     if commands:
-        again = f" with --runs {','.join([runs, *(folder for folder, _ in commands)])}" if runs else ""
+        again = f" with --runs {','.join([runs, *there, *(folder for folder, _ in commands)])}" if runs else ""
         lines += ["for a verdict, train with another seed, better with two:", *(f"  {words}" for _, words in commands)]
         lines.append(f"then repeat this comparison{again}")
     return lines

@@ -339,6 +339,11 @@ def test_a_verdict_that_is_lacking_comes_with_the_commands_for_it(project):
         first = Run.load(project / OPTIMIZE / run)
         assert differing(identity(settings), first.config["identity"]) == ["seed"]
         fit(settings)
+        partly = compare(config, named, references=False, report=False).advice
+        assert (
+            run == "clip"
+            or f"--runs {named},outputs/optimize/baseline_seed43,outputs/optimize/clip_seed43" in partly[-1]
+        )
     assert f"--runs {named},outputs/optimize/baseline_seed43,outputs/optimize/clip_seed43" in result.advice[-1]
     result = compare(config, named, references=False, report=False)
     others = "outputs/optimize/baseline_seed43,outputs/optimize/clip_seed43"
