@@ -651,6 +651,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clipsent_nb.grid.open_study': ('grid.html#open_study', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.optimize': ('grid.html#optimize', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.plan_grid': ('grid.html#plan_grid', 'clipsent_nb/grid.py'),
+                                  'clipsent_nb.grid.plan_optimize': ('grid.html#plan_optimize', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.read_axis': ('grid.html#read_axis', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.read_value': ('grid.html#read_value', 'clipsent_nb/grid.py'),
                                   'clipsent_nb.grid.run_search': ('grid.html#run_search', 'clipsent_nb/grid.py'),

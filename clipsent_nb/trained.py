@@ -50,7 +50,7 @@ from .runs import digest_texts, prediction_table, read_train_posts
 
 # %% ../nbs/04g_trained.ipynb #fc5befb3
 from clipsent_nb.caches import ImagePreprocessor, tokenizer_fingerprint
-from clipsent_nb.encoders import Tower, check_parts, load_encoder, load_processors
+from clipsent_nb.encoders import PROBE_TEXTS, Tower, check_parts, load_encoder, load_processors
 from clipsent_nb.inputs import PairInputs, copies_in, inputs_from_memory, load_posts
 from clipsent_nb.model import DualEncoderClassifier, load_exact, read_weights, tower_of
 
@@ -79,9 +79,10 @@ def refuse_changed(
 
 
 def digest_processors(tokenizer: object, image_processor: object) -> str:
-    "A digest of what decides which tensors a cleaned text and a picture become."
-    pixels = ImagePreprocessor.from_processor(image_processor).fingerprint
-    return digest(repr([tokenizer_fingerprint(tokenizer), pixels]).encode())
+    "A digest of what they make of a few texts and of pixels, which is the same in other versions of the libraries."
+    pixels = ImagePreprocessor.from_processor(image_processor)
+    tokens = tokenizer(PROBE_TEXTS, truncation=True).input_ids
+    return digest(repr([list(map(list, tokens)), pixels.size, pixels.scale, pixels.mean, pixels.std]).encode())
 
 
 def read_trained(
@@ -290,7 +291,8 @@ class TrainedModel:
     @cached_property
     def reading(self) -> str:
         "A digest of what decides how a post in memory becomes tensors."
-        return digest(repr([digest_processors(*self.processors), active_rules(self.config)]).encode())
+        pixels = ImagePreprocessor.from_processor(self.image_processor).fingerprint
+        return digest(repr([tokenizer_fingerprint(self.tokenizer), pixels, active_rules(self.config)]).encode())
 
     @cached_property
     def tower_digests(self) -> dict[Tower, str]:

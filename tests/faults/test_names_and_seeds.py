@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from encoders import FAMILIES, write_encoder
 from runfolders import record_parts
 
 from clipsent_nb.badcases import mine
@@ -14,6 +15,7 @@ from clipsent_nb.batches import Execution
 from clipsent_nb.config import TrainConfig
 from clipsent_nb.copies import find_copies
 from clipsent_nb.data import make_splits, read_split, with_content
+from clipsent_nb.encoders import load_processors
 from clipsent_nb.files import ClipsentError, Workspace, read_json, write_csv, write_json
 from clipsent_nb.heads import VariantConfig, heads
 from clipsent_nb.labels import choose_labels
@@ -24,6 +26,7 @@ from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import run_stage
 from clipsent_nb.state import load_inputs, sample_config
 from clipsent_nb.train import sample_run
+from clipsent_nb.trained import digest_processors
 
 torch.set_num_threads(1)
 RUN = Path("outputs/optimize/clip")
@@ -242,3 +245,12 @@ def test_what_one_post_lacks_is_named_by_its_flag(root):
 def test_a_run_that_is_not_there_names_one_that_is(root):
     with pytest.raises(ClipsentError, match="outputs/optimize/clp: no such file; did you mean clip?"):
         Classifier.load("outputs/optimize/clp", Workspace(root))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_an_encoder_reads_is_the_same_from_its_folder_in_a_run(tmp_path, family):
+    own = load_processors(write_encoder(tmp_path / "own", family))
+    shutil.copytree(tmp_path / "own", tmp_path / "copy")
+    for part in own:
+        part.save_pretrained(tmp_path / "copy")
+    assert digest_processors(*load_processors(tmp_path / "copy")) == digest_processors(*own)
