@@ -10,6 +10,7 @@ import torch
 from encoders import FAMILIES, write_encoder
 from runfolders import record_parts
 
+from clipsent_nb import stage
 from clipsent_nb.badcases import mine
 from clipsent_nb.batches import Execution
 from clipsent_nb.config import TrainConfig
@@ -170,7 +171,8 @@ def test_copies_are_joined_over_the_whole_list(root):
 
 
 @pytest.mark.parametrize("made", ["by hand", "by a command"])
-def test_the_stage_does_not_undo_splits_that_it_has_not_made(tmp_path, made):
+def test_the_stage_does_not_undo_splits_that_it_has_not_made(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(stage, "write_index", lambda workspace: None)  # the page takes ten seconds
     root = make_sample(tmp_path / "sample")
     make_splits(Workspace(root), val_ratio=0.3)
     folder = root / "outputs/splits"

@@ -204,10 +204,11 @@ def test_a_bag_of_words_is_not_added_to_a_soup(root, capsys):
 def test_a_test_post_that_splits_leave_out_is_said_before_anything_is_trained(root):
     guid = read_split(root / "outputs/splits/test.csv").guid[3]
     (root / f"data/{guid}.jpg").write_bytes(b"\xff\xd8 no picture")
+    (root / "s.toml").write_text("[splits]\nval_ratio = 0.2\n")
     with pytest.raises(
         ClipsentError, match=rf"test_without_label.txt: all listed posts are labelled, but not these: {guid} \("
     ):
-        run_stage(None, Workspace(root, max_bad="10%"), only="splits,baseline,predict")
+        run_stage(root / "s.toml", Workspace(root, max_bad="10%"), only="splits,baseline,predict")
     assert not (root / steps.BASELINE).exists()
     assert read_json(root / "outputs/reports/steps.json")["splits"]["state"] == "done"
 
@@ -224,7 +225,7 @@ def test_a_test_post_without_a_picture_may_be_answered_by_a_model_that_does_with
 
 
 def test_folds_that_cannot_be_cut_are_said_before_anything_is_trained(root, tmp_path):
-    (tmp_path / "s.toml").write_text("[mine]\nfolds = 5000\n")
+    (tmp_path / "s.toml").write_text("[splits]\nval_ratio = 0.2\n[mine]\nfolds = 5000\n")
     with pytest.raises(ClipsentError, match="folds 5000"):
         run_stage(tmp_path / "s.toml", Workspace(root), only="splits,baseline,mine")
     assert not (root / steps.BASELINE).exists()
@@ -279,7 +280,9 @@ def test_the_page_of_the_stage_names_a_project_that_is_none(tmp_path):
         execute("index", tmp_path / "page", {"project_root": str(tmp_path / "none")})
 
 
-SMALL = """[train]
+SMALL = """[splits]
+val_ratio = 0.2
+[train]
 model_name = "tiny_clip"
 epochs = 1
 report = false
@@ -461,7 +464,7 @@ def test_probabilities_of_somebody_else_are_not_replaced_at_the_end(root):
 
 @pytest.mark.slow
 def test_what_is_known_is_looked_at_again_where_an_earlier_step_has_to_be_repeated(root):
-    text = SMALL + f'[splits]\nval_ratio = 0.2\n[compare]\nruns = ["{OTHER.as_posix()}"]\nreferences = false\n'
+    text = SMALL + f'[compare]\nruns = ["{OTHER.as_posix()}"]\nreferences = false\n'
     run_steps(root, "splits,baseline,compare", text)
     shutil.move(root / OTHER, root / "elsewhere")
     with pytest.raises(ClipsentError, match="step compare: needs outputs/optimize/other, which is not there"):
