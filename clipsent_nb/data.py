@@ -341,6 +341,18 @@ def write_splits(
             shutil.rmtree(emptied)
 
 
+def refuse_moves(report: SplitReport) -> None:
+    "Raise ClipsentError if posts of the splits that are there would move from train to val or back."
+    moved = 0
+    for name, other in (("train", "val"), ("val", "train")):
+        if (path := report.folder / f"{name}.csv").is_file():
+            moved += read_split(path).guid.isin(report.posts.guid[report.posts.split == other]).sum()
+    if moved:
+        what = f"splits made otherwise are there, and {moved} of their posts would change sides"
+        todo = "give what they were made with, `clipsent run` under [splits]; its --overwrite replaces them, its --skip splits keeps them"
+        raise ClipsentError(report.folder, what, "nothing was written", todo)
+
+
 def fold_tables(
     train: pd.DataFrame,  # Rows of train.csv
     folder: Path,  # Receives fold_0/train.csv, fold_0/val.csv, fold_1/...
@@ -408,10 +420,12 @@ def make_splits(
     mvsa: Mvsa | None = None,  # Join the votes of labelResultAll.txt, of MVSA-Single or MVSA-Multiple
     division: Path | None = None,  # A published one: a folder of train, val or dev, and test, such as 10-flod-1
     allow_missing: bool = False,  # Keep posts without a text or without a picture
+    keep_sides: bool = False,  # Refuse to move a post of the splits that are there from train to val or back
 ) -> SplitReport:
     """Write outputs/splits/{train,val,test}.csv, classes.csv, audit.csv and duplicates.csv; copies never straddle train and val.
 
-    Raises ClipsentError if the raw data cannot be found, too much of it cannot be used, or a setting is out of range.
+    Raises ClipsentError if the raw data cannot be found, too much of it cannot be used, a setting is out of range, or a
+    post would change sides that shall not.
     """
     _check_settings(folds, encoding, table, columns, mvsa)
     stand_ins = write_stand_ins(workspace) if allow_missing else {}
@@ -435,5 +449,7 @@ def make_splits(
         posts.loc[labelled, "split"] = np.where(parts == 1, "val", "train")
     _check_parts(posts, val_ratio)
     report = SplitReport(posts, audit_table(problems), workspace.resolve("outputs/splits"), classes)
+    if keep_sides:
+        refuse_moves(report)
     write_splits(report, folds, seed)
     return report

@@ -102,10 +102,10 @@ def refuse_misspellings(
         common = counts.index[(counts > counts[rare]) | known]
         if near := difflib.get_close_matches(rare, common, 1, 0.75):
             slips[rare] = near[0]
-    if known.any():
-        scarce = [label for label in LABELS if counts.get(label, 0) < FEWEST]
-        near = {tag: difflib.get_close_matches(tag, scarce, 1, 0.85) for tag in order_labels(counts.index[~known])}
-        slips = {tag: found[0] for tag, found in near.items() if found} | slips
+    scarce = [label for label in LABELS if counts.get(label, 0) < FEWEST]
+    if len(scarce) == 1:  # with more, they may be the names of another language
+        near = difflib.get_close_matches(scarce[0], order_labels(counts.index[~known]), cutoff=0.85)
+        slips = dict.fromkeys(near, scarce[0]) | slips
     bare = {one: re.sub(r"[ ._&/'-]", "", one) for one in counts.index if re.search(r"[^\W\d]", one)}
     usual = {words: one for one, words in reversed(bare.items())}  # the commonest tag of these words
     slips |= {one: usual[words] for one, words in bare.items() if usual[words] != one}

@@ -319,9 +319,9 @@ def read_weights(
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as caught:
         what, todo, error = "no such file", "relative paths start at --project-root", caught
-        beside = [folder.name for folder in Path(path).parent.glob("*/")]
-        if near := difflib.get_close_matches(Path(path).name, beside, 1):
-            todo = f"did you mean {near[0]}?"
+        lost = next(part for part in (Path(path), *Path(path).parents) if part.parent.is_dir())
+        if near := difflib.get_close_matches(lost.name, [folder.name for folder in lost.parent.glob("*/")], 1):
+            todo = f"did you mean {lost.with_name(near[0])}?"
     except pickle.UnpicklingError as caught:
         what, error = "holds more than plain weights, perhaps code, so nothing of it was loaded", caught
         todo = "give a run's best.pt with the folder encoder beside it, as clipsent wrote them"

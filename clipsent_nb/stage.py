@@ -241,10 +241,6 @@ def explain_block(
 
 # %% ../nbs/13_stage.ipynb #b0000027
 from dataclasses import replace
-from functools import partial
-
-from clipsent_nb.files import atomic_write
-from clipsent_nb.steps import TRAIN
 
 
 def holds_run(config: object) -> bool:
@@ -270,6 +266,9 @@ def owned_folders(plan: Plan, entry: Mapping[str, object]) -> list[str]:
         or (folder in known and not any(name.startswith(f"{folder}/") for name in changed))
     ]
 
+# %% ../nbs/13_stage.ipynb #3361bc75
+from clipsent_nb.steps import TRAIN
+
 
 def refuse_runs_of_others(plan: Plan, owned: list[str]) -> None:
     "Raise ClipsentError if a run with other settings, which the stage has not made, is where a step will train."
@@ -290,43 +289,17 @@ def refuse_runs_of_others(plan: Plan, owned: list[str]) -> None:
                 raise ClipsentError(f"step {plan.name}", f"{what}, which `clipsent run` did not make", todo=todo)
 
 
-def call_splits(
-    plan: Plan,  # Of the step splits
-    entry: Mapping[str, object],  # Its record
-) -> list[object]:
-    """Call the command of the step.
-
-    Raises ClipsentError, with all files as before, if posts would change sides in splits that the stage has not made.
-    """
-    from clipsent_nb.data import read_split
-
-    sides = [plan.workspace.resolve(path) for path in (TRAIN, VAL)]
-    made = entry.get("state") in ("done", "begun") or entry.get("outputs")
-    foreign = all(path.is_file() for path in sides) and (not made or replaced_files(plan, entry))
-    if not foreign:
-        return call_command(plan, [])
-    files = [
-        *sides[0].parent.rglob("*.csv"),
-        plan.workspace.resolve("outputs/duplicates.csv"),
-        plan.workspace.audit_csv,
-    ]
-    before = {file: file.read_bytes() for file in files if file.is_file()}
-    then = [set(read_split(path).guid) for path in sides]
-    results = call_command(plan, [])
-    today = [set(read_split(path).guid) for path in sides]
-    if moved := (then[0] & today[1]) | (then[1] & today[0]):
-        for file, content in before.items():
-            with atomic_write(file, "wb") as opened:
-                opened.write(content)
-        what = f"was not made by `clipsent run`, and {len(moved)} of its posts would change sides"
-        todo = "put what it was made with under [splits], such as val_ratio = 0.3; or keep it with --skip splits, or give --overwrite"
-        raise ClipsentError(sides[1].parent, what, "it was left as it is", todo)
-    return results
+def holds_other_splits(plan: Plan, entry: Mapping[str, object]) -> bool:
+    "Whether the splits that are there are not those that the step has left."
+    there = all(plan.workspace.resolve(path).is_file() for path in (TRAIN, VAL))
+    known = entry.get("outputs") or entry.get("state") == "done"  # records of older versions have no outputs
+    return there and (not known or bool(replaced_files(plan, entry)))
 
 
 def call_command(
     plan: Plan,
     owned: list[str],  # Folders whose runs may be replaced
+    more: Mapping[str, object] = {},  # Further arguments
 ) -> list[object]:
     "Call the command of a step, once or for each seed; the results."
     command, results = plan.step.command, []
@@ -334,7 +307,7 @@ def call_command(
     for call, folder in zip(plan.calls, folders, strict=True):
         if folder in owned and not (command == "optimize" and holds_run(call["config"])):
             call = call | {"config": replace(call["config"], overwrite=True)}
-        results.append(load(command)(**call))
+        results.append(load(command)(**call, **more))
     return results
 
 # %% ../nbs/13_stage.ipynb #b0000030
@@ -378,14 +351,14 @@ def do_steps(
                 looked = True
             log.info("%s: begins", head)
             owned = plan.run_folders if overwrite else owned_folders(plan, entry)
+            splits = plan.name == "splits"
+            more = {"keep_sides": True} if splits and not overwrite and holds_other_splits(plan, entry) else {}
+            before = entry.get("outputs", {}) if splits else {}  # which are still there if it is killed or fails
             entry = {"values": plan.values, "version": __version__, "deciding": deciding_values(plan.calls)}
             entry |= {"owned": owned, "inputs": inputs, "state": "begun", "reason": "", "seconds": 0}
+            entry |= {"outputs": before}
             write_json(path, record | {plan.name: entry})
-            call = partial(call_command, plan, owned)
-            if plan.name == "splits" and not overwrite:
-                call = partial(call_splits, plan, record.get(plan.name, {}))
-            entry |= perform(call)
-            before = record.get(plan.name, {}).get("outputs", {}) if plan.name == "splits" else {}
+            entry |= perform(lambda plan=plan, owned=owned, more=more: call_command(plan, owned, more))
             entry["outputs"] = step_outputs(plan) if entry["state"] == "done" else before
         if entry["state"] != "done":
             log.warning("%s: %s, %s", head, entry["state"], entry["reason"])

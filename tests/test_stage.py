@@ -45,7 +45,7 @@ class Project:
         config = TrainConfig(project_root=self.root, **{key: plan.values[key] for key in plan.values if key in known})
         return [{"config": config} | {key: plan.values[key] for key in plan.values if key not in {*known, "jobs"}}]
 
-    def call_command(self, plan: Plan, owned: list[str]) -> list[str]:
+    def call_command(self, plan: Plan, owned: list[str], more: dict) -> list[str]:
         self.done.append(plan.name)
         self.overwritten += [plan.name] * bool(owned)
         if error := self.failing.get(plan.name):
