@@ -216,10 +216,12 @@ def kept_rows(
     tower: Tower,  # What looks at them
     compute: Callable[[np.ndarray], Iterable[np.ndarray]],  # Rows of a batch of posts
     shape: tuple[int, ...],  # Of an item of a row
+    kind: str = "float32",  # Of the numbers
 ) -> tuple[Ragged, np.ndarray]:
     "A store of rows, and the number of each post's row in it; what is lacking is computed."
     how = [*settings, tower, inputs.preprocessor.fingerprint, inputs.padding.width, torch.__version__]
-    store = RowStore(folder / digest(json.dumps(how, default=str).encode())[:16], shape, np.float32)
+    how += [kind] * (kind != "float32")
+    store = RowStore(folder / digest(json.dumps(how, default=str).encode())[:16], shape, kind)
     keys = inputs.text_keys if tower == "text" else inputs.image_keys
     row_of = {key: row for row, key in enumerate(keys)}
 
@@ -300,22 +302,27 @@ def kept_activations(
     device: torch.device,  # Where the model is
     dtype: torch.dtype,  # What to compute in
 ) -> tuple[Ragged, np.ndarray]:
-    "What enters a block for each post [tokens, width], and the row of each post; computed once for all runs."
+    """What enters a block for each post [tokens, width], and the row of each post; computed once for all runs.
+
+    Where the run computes in bfloat16 the numbers are kept in it, as int16 that holds their bits.
+    """
     model.eval()
     seen: list[Tensor] = []
     masked = tower == "text" and inputs.padding.width is None
+    kind = "int16" if dtype == torch.bfloat16 else "float32"
 
     def compute(batch: np.ndarray) -> list[np.ndarray]:
         with replace_block_input(model.encoder, *cut, lambda hidden: (seen.append(hidden), hidden)[1]):
             with autocast(device, dtype):
                 tower_features(model, inputs, tower, batch, device)
-        hidden = seen.pop().float().cpu().numpy()
+        hidden = seen.pop().cpu()
+        hidden = (hidden.float() if kind == "float32" else hidden.bfloat16().view(torch.int16)).numpy()
         return [post[: inputs.lengths[row]] if masked else post for row, post in zip(batch, hidden, strict=True)]
 
     [sample] = compute(np.zeros(1, dtype=np.int64))
     items = int(inputs.lengths.sum()) if masked else len(inputs) * len(sample)
     refuse_small_disk(folder, items * sample[0].nbytes)
-    return kept_rows(folder, [encoder, dtype, device.type, cut], inputs, tower, compute, sample.shape[1:])
+    return kept_rows(folder, [encoder, dtype, device.type, cut], inputs, tower, compute, sample.shape[1:], kind)
 
 
 def refuse_small_disk(folder: Path, size: int) -> None:
@@ -454,6 +461,7 @@ def enter_blocks(features: Features, split: Literal["train", "val"], rows: np.nd
         for tower, (table, row_of) in features.activations.get(split, {}).items():
             values, _ = table.padded(row_of[rows], width if tower == "text" else None)
             given = to_device(values, features.device)
+            given = given if given.is_floating_point() else given.view(torch.bfloat16).float()
             stack.enter_context(
                 replace_block_input(features.model.encoder, *cuts[tower], lambda _, given=given: given, skip=True)
             )

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .files import ClipsentError, settings
-from .config import TrainConfig
+from .config import TrainConfig, apply_preset, log_preset
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -354,8 +354,11 @@ def compare_variants(
 from .model import HeadVariant
 
 
-def plan_heads(config: TrainConfig, variants: str, seeds: str | None, **_: object) -> list[TrainConfig]:
+def plan_heads(
+    config: TrainConfig, variants: str, seeds: str | None, preset: str | None = None, **_: object
+) -> list[TrainConfig]:
     "The runs by the arguments of `heads`; raises ClipsentError for what cannot be used."
+    config = apply_preset(config, preset)
     names = list(dict.fromkeys(name.strip() for name in variants.split(",") if name.strip()))
     if not names or not set(names) <= set(get_args(HeadVariant)):
         raise ClipsentError(f"--variants {variants}", "unknown", todo=f"choose from {', '.join(get_args(HeadVariant))}")
@@ -370,12 +373,15 @@ def heads(
     seeds: Listing | None = None,  # Each head is trained once with each; default: 42,123,2024, or --seed if given
     execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
+    preset: str | None = None,  # Settings that go together: spec, quick, balanced or best; what else is set wins
 ) -> Comparison | str:
     """Train each head with several seeds and tell which can be told apart; finished runs are not repeated.
 
     Raises ClipsentError for unusable settings or input, or if no run could be completed.
     """
-    configs = plan_heads(config, variants, seeds)
+    if preset:
+        log_preset(preset)
+    configs = plan_heads(config, variants, seeds, preset)
     return compare_variants("heads", configs, config, "head_variant", "head_", execution, report)
 
 

@@ -90,14 +90,21 @@ def augmented_examples(
 
 # %% ../nbs/07_preprocess.ipynb #d9a1f39e
 from .batches import Execution
+from .config import apply_preset, log_preset
 from .grid import Comparison
 from .heads import VariantConfig, compare_variants, read_seeds, variant_configs
 
 
 def plan_preprocess(
-    config: TrainConfig, rules: str, rules_file: Path | None, seeds: str | None, **_: object
+    config: TrainConfig,
+    rules: str,
+    rules_file: Path | None,
+    seeds: str | None,
+    preset: str | None = None,
+    **_: object,  # What decides nothing here
 ) -> list[TrainConfig]:
     "The runs by the arguments of `preprocess`; raises ClipsentError for what cannot be used."
+    config = apply_preset(config, preset)
     sets = RULE_SETS | (read_rule_sets(config.resolve(rules_file)) if rules_file else {})
     names = list(dict.fromkeys(name.strip() for name in rules.split(",") if name.strip()))
     unknown = [name for name in names if name not in sets]
@@ -115,12 +122,15 @@ def preprocess(
     seeds: Listing | None = None,  # Each set is trained once with each; default: 42,123,2024, or --seed if given
     execution: Execution = Execution(),
     report: bool = True,  # Whether to write a report
+    preset: str | None = None,  # Settings that go together: spec, quick, balanced or best; what else is set wins
 ) -> Comparison | str:
     """Train with each set of cleaning and augmentation rules, all else equal; finished runs are not repeated.
 
     Raises ClipsentError for unusable settings or input, or if no run could be completed.
     """
-    configs = plan_preprocess(config, rules, rules_file, seeds)
+    if preset:
+        log_preset(preset)
+    configs = plan_preprocess(config, rules, rules_file, seeds, preset)
     return compare_variants("preprocess", configs, config, "preprocess", "", execution, report)
 
 

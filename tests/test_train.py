@@ -421,6 +421,23 @@ def test_cached_activations_equal_the_uncached_path(config, tmp_path, image_aug)
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in first.items())
 
 
+def test_activations_of_a_run_in_bf16_take_half_the_room_and_answer_alike(config, tmp_path):
+    config, folder = replace(config, trainable_blocks=1, epochs=2), config.project_root / "outputs/cache/activations"
+    sizes, runs, seen = {}, {}, set()
+    for precision, cached in (("fp32", True), ("bf16", True), ("bf16", False)):
+        settings = {
+            "precision": precision,
+            "cache_activations": cached,
+            "output_dir": tmp_path / f"{precision}{cached}",
+        }
+        runs[precision, cached] = answers(fit(replace(config, **settings)))
+        files = set(folder.glob("*/rows.bin"))
+        sizes[precision, cached] = sum(path.stat().st_size for path in files - seen)
+        seen |= files
+    assert sizes["fp32", True] == 2 * sizes["bf16", True] > 0 == sizes["bf16", False]
+    pd.testing.assert_frame_equal(runs["bf16", True], runs["bf16", False], atol=0.02, rtol=0)
+
+
 def test_activations_are_computed_once_and_only_where_there_is_room(config, tmp_path, monkeypatch, caplog):
     config = replace(config, trainable_blocks=1, epochs=2, freeze_epochs=0, seed=11)
     fit(replace(config, output_dir=tmp_path / "first"))
