@@ -72,7 +72,7 @@ def main() -> None:
         config = replace(
             TrainConfig(), **{name: getattr(config, name) for name in ("project_root", "data_root", "model_name")}
         )
-        config = replace(config, output_dir=Path("outputs/optimize/recipes_oof/splits"), allow_outside=True)
+        config = replace(config, output_dir=Path("outputs/optimize/recipes_oof"), allow_outside=True)
         cut, found, figures = make_folds(table.reset_index(drop=True), config, folds), {}, {}
         for name in names:
             runs = run_folds(

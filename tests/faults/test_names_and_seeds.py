@@ -13,14 +13,16 @@ from runfolders import record_parts
 from clipsent_nb import stage
 from clipsent_nb.badcases import mine
 from clipsent_nb.batches import Execution
+from clipsent_nb.cli import parse
 from clipsent_nb.config import TrainConfig
 from clipsent_nb.copies import find_copies
 from clipsent_nb.data import make_splits, read_split, with_content
 from clipsent_nb.encoders import load_processors
 from clipsent_nb.files import ClipsentError, Workspace, read_json, write_csv, write_json
-from clipsent_nb.heads import VariantConfig, heads
+from clipsent_nb.heads import VariantConfig, heads, plan_heads
 from clipsent_nb.labels import choose_labels
 from clipsent_nb.predict import Classifier, predict_file
+from clipsent_nb.preprocess import plan_preprocess
 from clipsent_nb.recipes import recipes
 from clipsent_nb.runs import Run
 from clipsent_nb.sample import make_sample
@@ -85,7 +87,7 @@ def test_seeds_count_whichever_class_the_settings_have(root):
         assert heads(config(**own), variants="mlp", execution=dry).count("mlp") == 3
 
 
-@pytest.mark.parametrize("step", ["baseline", "retrain"])
+@pytest.mark.parametrize("step", ["baseline", "heads", "preprocess", "retrain"])
 @pytest.mark.parametrize(
     ("preset", "message"), [("quik", "quik unknown; choose one of"), ("balanced", "each tower has its own flag")]
 )
@@ -94,8 +96,23 @@ def test_a_preset_that_cannot_be_used_is_said_before_the_first_step(tmp_path, st
     more = "trainable_blocks = 1\n" if preset == "balanced" else ""
     (root / "s.toml").write_text(f'[train]\nmodel_name = "tiny_clip"\n[{step}]\npreset = "{preset}"\n{more}')
     with pytest.raises(ClipsentError, match=rf"\[{step}\] .*{message}"):
-        run_stage(settings=root / "s.toml", workspace=Workspace(root), only="splits,baseline,retrain")
+        run_stage(settings=root / "s.toml", workspace=Workspace(root), only="splits,baseline,heads,preprocess,retrain")
     assert not (root / "outputs/splits").exists()
+
+
+@pytest.mark.parametrize("command", ["heads", "preprocess"])
+def test_a_preset_stands_below_what_is_given_for_variants_too(root, command):
+    own = {"project_root": str(root), "model_name": "tiny_clip", "seeds": "1"}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in own.items()]
+    typed = parse(command, [*words, "--preset", "quick", "--epochs", "3"])
+    given = VariantConfig(project_root=root, model_name="tiny_clip", epochs=3)
+    plan = {"heads": plan_heads, "preprocess": plan_preprocess}[command]
+    more = {"heads": {"variants": "mlp"}, "preprocess": {"rules": "none", "rules_file": None}}[command]
+    [config] = plan(given, seeds="1", preset="quick", **more)
+    for one in (typed.keywords["config"], config):
+        assert (one.epochs, one.trainable_blocks, one.class_weights, one.lr) == (3, 0, "sqrt", 1e-3)
+    with pytest.raises(ClipsentError, match="--preset quik: unknown; choose one of"):
+        plan(given, seeds="1", preset="quik", **more)
 
 
 @pytest.mark.parametrize("hole", [None, float("nan"), pd.NA])
