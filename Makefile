@@ -46,7 +46,7 @@ templates: setup
 # An hour or so. BENCH="--quick" takes minutes and only shows that all of it runs. Otherwise on a generated sample and a random ViT-B/32.
 bench: setup
 	mkdir -p outputs/bench
-	for name in startup inputs train_step partial frozen predict limit memory precision scale; do \
+	for name in startup inputs features train_step partial frozen predict labelling limit memory precision scale; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json outputs/bench/$$name.json $(BENCH) || exit 1; \
 	done
 
