@@ -120,7 +120,8 @@ def read_split(
     """
     table = read_table(path, SPLIT_COLUMNS[:4], todo="`clipsent splits` writes it anew")
     if table.empty:
-        raise ClipsentError(path, "no rows", todo="`clipsent splits` writes it anew")
+        raise ClipsentError(path, "no rows", todo="`clipsent splits` writes it anew, from posts that belong there")
+    table = table.assign(**{name: table[name].str.replace("\\", "/") for name in ("text_path", "image_path")})
     labels = find_labels(path)
     unknown = table[~table.label.isin([*labels, ""])]
     if len(unknown):

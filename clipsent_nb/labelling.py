@@ -77,7 +77,7 @@ def read_rows(
         parts = {part: cells[name] if name in cells else [None] * len(cells) for part, name in found.items()}
         texts = [as_text(cell) or None for cell in parts.get("text", [None] * len(cells))]
         if str(found.get("text")).lower() == "text_path":
-            texts = [text and post_file(text, workspace) for text in texts]
+            texts = [text and post_file(text.replace("\\", "/"), workspace) for text in texts]
         elif first == 1 and names_files([text for text in texts if text][:5], workspace):
             what = f"column {found['text']} names files, such as {texts[0]}"
             raise ClipsentError(path, what, todo="call a column of text files text_path")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'OTHER_NAMES', 'NUMBERS', 'UNKNOWN_TAGS', 'MARKS', 'NAME', 'OF_SCORES', 'MOST_CLASSES', 'FEWEST',
-           'plain_name', 'plain_tag', 'check_labels', 'as_sentiment', 'order_labels', 'refuse_misspellings',
-           'own_labels', 'read_renames', 'choose_labels', 'find_labels']
+           'plain_name', 'check_labels', 'as_sentiment', 'order_labels', 'refuse_misspellings', 'own_labels',
+           'read_renames', 'choose_labels', 'find_labels']
 
 # %% ../nbs/00d_labels.ipynb #e9b6362e
 import difflib
@@ -30,12 +30,6 @@ def plain_name(text: str) -> str:
     tag = text.strip().replace("İ", "i").lower().replace("\u2212", "-")  # lower() would make two signs of this one
     number = re.fullmatch(r"\+?(-?[0-9]+)(\.0+)?", tag)
     return number[1] if number else tag
-
-
-def plain_tag(text: str) -> str:
-    'A tag as `plain_name` has it, "" where somebody wrote that there is none.'
-    tag = plain_name(text)
-    return "" if tag in UNKNOWN_TAGS else tag
 
 # %% ../nbs/00d_labels.ipynb #27f33c43
 # Accents and vowel signs that stand beside a letter, of Latin, Hebrew, Arabic and of the scripts from India to Cambodia
@@ -68,7 +62,7 @@ FEWEST = 5  # posts of a class; a tag with fewer is no class, or may be a slip
 
 
 def as_sentiment(
-    tags: pd.Series,  # From `plain_tag` [N]
+    tags: pd.Series,  # From `plain_name` [N]
 ) -> pd.Series | None:
     "The tags under the names of the default classes [N]; None if they are of another task."
     counts = tags[tags.str.fullmatch(NAME.pattern)].value_counts()
@@ -91,7 +85,7 @@ def order_labels(labels: Sequence[str]) -> list[str]:
 
 
 def refuse_misspellings(
-    tags: pd.Series,  # From `plain_tag` [N]
+    tags: pd.Series,  # From `plain_name` [N]
     where: object,  # What holds them, for messages
 ) -> None:
     "Raises ClipsentError if a rare tag looks like a common one, a tag like a default class that is rare, or two differ in signs alone."
@@ -117,7 +111,7 @@ def refuse_misspellings(
 
 # %% ../nbs/00d_labels.ipynb #c8a416d4
 def own_labels(
-    tags: pd.Series,  # From `plain_tag` [N]
+    tags: pd.Series,  # From `plain_name` [N]
     where: object,  # What holds them, for messages
 ) -> tuple[str, ...]:
     """The labels that the tags of some posts name.
@@ -151,17 +145,24 @@ def read_renames(
 
 
 def choose_labels(
-    tags: pd.Series,  # From `plain_tag` [N]
+    tags: pd.Series,  # From `plain_name` [N]
     wanted: str = "",  # The labels in their order, separated by commas; default: those of the tags
     rename: str = "",  # See `read_renames`
     where: object = "tags",  # What holds them, for messages
 ) -> tuple[tuple[str, ...], pd.Series]:
     """The labels of a task in their order, and the tags under these names [N]; tags that are none of them stay.
 
+    Words for no label, see `UNKNOWN_TAGS`, become "", unless `wanted` or `rename` names them.
+
     Raises ClipsentError if `refuse_misspellings`, `own_labels` or `check_labels` does, no post has a tag to be renamed, or
     none has a label that looks like one of their tags.
     """
     renames = read_renames(rename) if rename else {}
+    named = {*renames, *(plain_name(one) for one in wanted.split(","))}
+    bare = tags.isin([tag for tag in UNKNOWN_TAGS if tag not in named])
+    if tags[bare].eq("none").sum() >= FEWEST:
+        log.info("labels: posts tagged none count as without a label; where it is a class, name all with --labels")
+    tags = tags.mask(bare, "")
     if absent := [repr(old) for old in renames if not tags.eq(old).any()]:
         raise ClipsentError(f"--rename {rename}", f"no post has the tag {first_few(absent)}", todo="leave it out")
     tags = tags.replace(renames)

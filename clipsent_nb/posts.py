@@ -32,7 +32,7 @@ from clipsent_nb.files import (
 )
 
 # %% ../nbs/00f_posts.ipynb #dec5401d
-from clipsent_nb.labels import LABELS, choose_labels, plain_tag
+from clipsent_nb.labels import LABELS, choose_labels, plain_name
 
 # %% ../nbs/00f_posts.ipynb #96376a08
 LEFT_OUT = "row left out"
@@ -121,7 +121,7 @@ def read_list(
     path: Path | str,  # A list of posts
     encoding: str = "",  # What it is in if it is not UTF-8; default: decided by its bytes
 ) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read `guid,tag` lines to columns guid, label ("" when unknown) and line; and the lines that are something else.
+    """Read `guid,tag` lines to columns guid, label (see `plain_name`) and line; and the lines that are something else.
 
     Raises ClipsentError if the file is missing, empty or undecodable, or if none of its lines is `guid,tag`.
     """
@@ -145,7 +145,7 @@ def read_list(
         if number == lines[0][0] and cells[0].lower() in HEADERS:
             continue
         if len(cells) == 2:
-            rows.append((cells[0], plain_tag(cells[1]), number))
+            rows.append((cells[0], plain_name(cells[1]), number))
         else:
             shown = line if len(line) <= 80 else f"{line[:80]}…"
             problems.append(Problem("", f"{path.name}:{number}", f"{shown!r} is not 'guid,tag'"))
@@ -174,7 +174,7 @@ def is_guid(text: str) -> bool:
 def check_list(
     rows: pd.DataFrame,  # From `read_list`: guid, label, line
     file: str,  # The list's name, for the audit
-    labels: Sequence[str] = LABELS,  # Each row must have one of these; none: it needs no label
+    labels: Sequence[str] = LABELS,  # A row with a label must have one of these; none: any will do
 ) -> tuple[pd.DataFrame, list[Problem]]:
     "The rows with a usable guid of their own and a usable tag, and what is wrong with the others."
     problems = []
@@ -187,7 +187,17 @@ def check_list(
     report(odd, "guid {row.guid!r} has signs that no file name needs")
     rows = rows[~odd]
     tags = rows.groupby("guid").label.nunique()
+    if "text_path" in rows:
+        contents = rows.groupby("guid")[["text_path", "image_path"]].transform("nunique").max(axis=1)
+        for row in rows[contents > 1].itertuples():
+            what = f"other rows have the id {row.guid!r} too, and another text or picture; give each its own"
+            problems.append(Problem("", f"{file}:{row.line}", what))
+        rows = rows[contents <= 1]
     if labels:
+        if bare := rows.guid[rows.label == ""].tolist():
+            log.warning("warning: %s: %d without a label, not used: guid %s", file, len(bare), first_few(bare))
+        report(rows.label == "", "no label", "not used")
+        rows = rows[rows.label != ""]
         unknown, any_of = ~rows.label.isin(labels), "|".join(map(re.escape, labels))
         two = rows.label.str.fullmatch(rf"({any_of})\W+({any_of})")
         report(unknown & two, "two tags, {row.label!r}; make them one of " + ", ".join(labels))
@@ -425,7 +435,8 @@ def divide_posts(
     gone = {one.guid for one in listed if one.done.startswith(LEFT_OUT)} - {"", *parts.index}
     problems = [replace(one, done="not used") if one.guid in gone else one for one in listed]
     problems += [
-        Problem(guid, name, f"no label, but in {part}") for guid, part in pairs.loc[bare, ["guid", "part"]].values
+        Problem(guid, name, f"no label, but in {part}", "not used")
+        for guid, part in pairs.loc[bare, ["guid", "part"]].values
     ]
     problems += [Problem(guid, name, "in no part of the division", "not used") for guid in outside]
     problems += [Problem(guid, name, "in the division, but no post to use", "not used") for guid in lost]

@@ -200,7 +200,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from clipsent_nb.files import unicode_of
-from clipsent_nb.tables import Columns, is_saved_dataset, refuse_columns
+from clipsent_nb.tables import READERS, Columns, is_saved_dataset, refuse_columns
 
 # %% ../nbs/11_predict.ipynb #551fb8f6
 from clipsent_nb.labelling import answer_here, answer_on_ray, label_posts, read_folder, read_rows, warn_of_guesses
@@ -328,6 +328,8 @@ def plan_prediction(
     "Whether one post was given, the file or folder of the others, and whether they are answered in one piece; raises as `check_request` and `check_reading` do."
     alone, source = text is not None or image is not None, workspace.posts_root / (test_file or LISTS["test"])
     whole = alone or is_listed(source)
+    if whole and not alone and source.is_file() and source.suffix.lower() not in ("", ".txt", ".csv"):
+        raise ClipsentError(source, "of an unknown kind", todo=f"give a list (.txt), or one of {', '.join(READERS)}")
     check_request(alone, test_file, *map(given.get, ("encoding", "abstain_below", "coverage")), cluster)
     check_reading(columns, cluster, whole, whole or (source.is_dir() and not is_saved_dataset(source)))
     return alone, source, whole

@@ -389,10 +389,11 @@ def plot_map(
     rows = conditions[conditions.severity > 0]
     rows = rows.assign(corruption=rows.corruption.str.replace("_", " "))
     drops = rows.pivot(index="corruption", columns="severity", values="relative_drop").loc[rows.corruption.unique()]
-    signs = rows.assign(sign=[f"{row.relative_drop:.1%}" + "*" * (row.p_adjusted < 0.05) for row in rows.itertuples()])
+    shares = ["" if np.isnan(share) else f"{share:.1%}" for share in rows.relative_drop]
+    signs = rows.assign(sign=[share + "*" * (p < 0.05) for share, p in zip(shares, rows.p_adjusted, strict=True)])
     signs = signs.pivot(index="corruption", columns="severity", values="sign").loc[drops.index].fillna("")
     figure, axis = plt.subplots(figsize=(7, 1.2 + 0.28 * len(drops)))
-    limit = max(0.05, float(np.nanmax(np.abs(drops.to_numpy()))))
+    limit = max(0.05, float(np.nanmax(np.abs(drops.to_numpy()), initial=0)))
     bar = {"label": "relative drop (share)"}
     colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "cbar_kws": bar}
     sns.heatmap(drops, annot=signs, fmt="", annot_kws={"size": 8}, ax=axis, **colours)
@@ -491,6 +492,7 @@ class Robustness:
         folder = Path(folder)
         metrics = read_measurement(folder / "robustness_metrics.json")
         summary = pd.DataFrame.from_dict(metrics["corruptions"], orient="index").rename_axis("corruption")
+        summary.relative_drop = pd.to_numeric(summary.relative_drop)  # JSON has null in place of NaN
         read_table(folder / "robustness.csv", ["corruption", "severity"], "`clipsent robustness` makes a measurement")
         return cls(pd.read_csv(folder / "robustness.csv"), summary.reset_index(), metrics, folder)
 

@@ -347,9 +347,10 @@ def halve_groups(
     """
     _, seed, halvings, _ = check_options(seed=seed, halvings=halvings)
     group, random = group_numbers(groups, rows), np.random.default_rng(seed)
-    size = group.max() + 1
+    size = group.max(initial=-1) + 1
     if size < 2:
-        raise ClipsentError("groups", "all posts are in one group", todo="cross-fitting needs two or more")
+        what = "all posts are in one group" if size else "there are none"
+        raise ClipsentError("groups", what, todo="cross-fitting needs two or more")
     return group, np.array([random.permutation(size) < size // 2 for _ in range(halvings)])
 
 

@@ -396,6 +396,12 @@ def refuse_unready(plan: Plan) -> None:
         refuse_one_group(read_split(workspace.resolve(VAL)).group, workspace.resolve(VAL))
     if plan.name == "predict" and not values.get("test_file"):
         refuse_lost_posts(plan)
+    if plan.name == "predict" and values.get("test_file") == TEST and read_table(workspace.resolve(TEST)).empty:
+        what, done = (
+            "no post is without a label, so that there is none to predict",
+            "no step after the splits was begun",
+        )
+        raise ClipsentError(workspace.resolve(TEST), what, done, "leave the step out with --skip predict")
 
 
 def refuse_lost_posts(plan: Plan) -> None:

@@ -33,7 +33,7 @@ from clipsent_nb.files import (
     settings,
     write_count,
 )
-from .labels import plain_tag
+from .labels import plain_name
 
 # %% ../nbs/00e_tables.ipynb #6fad70e0
 def table_text(
@@ -130,7 +130,7 @@ def read_saved_dataset(folder: Path) -> pd.DataFrame:
         return pd.concat([read_saved_dataset(folder / name).assign(split=name) for name in names], ignore_index=True)
     files = [one["filename"] for one in json.loads((folder / "state.json").read_text())["_data_files"]]
     parts = [pa.ipc.open_stream(folder / name).read_all() for name in files]
-    table = pa.concat_tables(parts).to_pandas()
+    table = pa.concat_tables(parts).to_pandas(integer_object_nulls=True)
     features = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["features"]
     for column, feature in features.items():
         if names := feature.get("names") if isinstance(feature, dict) else None:
@@ -163,12 +163,23 @@ def parquet_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        yield from (batch.to_pandas() for batch in file.iter_batches(size))
+        yield from (batch.to_pandas(integer_object_nulls=True) for batch in file.iter_batches(size))
+
+
+def read_workbook(path: Path) -> pd.DataFrame:
+    "The first sheet that has rows; a warning names further ones."
+    from openpyxl.utils.escape import unescape  # Excel writes a carriage return as _x000D_
+
+    sheets = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False, engine="openpyxl")
+    filled = [name for name, table in sheets.items() if len(table)] or list(sheets)[:1]
+    if filled[1:]:
+        what, todo = f"only its sheet {filled[0]} is read", "put all posts on one sheet, or make a file of each"
+        log.warning("warning: %s: %s; %s have rows too (%s)", path.name, what, first_few(filled[1:]), todo)
+    return sheets[filled[0]].map(lambda cell: unescape(cell) if isinstance(cell, str) else cell)
 
 
 def whole_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
-    excel = {"dtype": str, "keep_default_na": False, "engine": "openpyxl"}
-    table = read_saved_dataset(path) if path.is_dir() else pd.read_excel(path, **excel)
+    table = read_saved_dataset(path) if path.is_dir() else read_workbook(path)
     yield from (table.iloc[start : start + size] for start in range(0, len(table), size))
 
 
@@ -191,17 +202,15 @@ def read_cells(
     """
     reader = whole_parts if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
-        raise ClipsentError(
-            f"--table {path}", "of an unknown kind", todo=f"give one of {', '.join(READERS)}, or a saved data set"
-        )
+        raise ClipsentError(path, "of an unknown kind", todo=f"give one of {', '.join(READERS)}, or a saved data set")
     if path.is_dir() and not is_saved_dataset(path):
-        raise ClipsentError(f"--table {path}", "a folder that holds no saved data set", todo="give a file")
+        raise ClipsentError(path, "a folder that holds no saved data set", todo="give a file")
     table = None
     with optional_reader(path):
         for table in reader(path, encoding, size):
             yield table.reset_index(drop=True)
     if table is None:
-        raise ClipsentError(f"--table {path}", "no rows")
+        raise ClipsentError(path, "no rows")
 
 # %% ../nbs/00e_tables.ipynb #945e3827
 USUAL_NAMES = {
@@ -364,7 +373,9 @@ def read_post_table(
     cells = {part: table[name] for part, name in found.items()}
     guids = cells["id"].map(as_text) if "id" in cells else pd.Series(range(1, 1 + len(table))).map(str)
     texts = cells["text"].map(as_text)
-    if str(found["text"]).lower() != "text_path":
+    if str(found["text"]).lower() == "text_path":
+        texts = texts.str.replace("\\", "/")
+    else:
         if names_files([text for text in texts if text][:5], workspace):
             what = f"column {found['text']} names files, such as {texts.iloc[0]}"
             raise ClipsentError(path, what, todo="call a column of text files text_path")
@@ -372,7 +383,7 @@ def read_post_table(
         contents = [cell if isinstance(cell, bytes) else cell.encode(errors="surrogatepass") for cell in words]
         texts = [keep_content(content, ".txt", workspace) if content.strip() else "" for content in contents]
     rows = pd.DataFrame(
-        {"guid": guids, "label": cells["label"].map(as_text).map(plain_tag), "line": range(2, 2 + len(table))}
+        {"guid": guids, "label": cells["label"].map(as_text).map(plain_name), "line": range(2, 2 + len(table))}
     )
     rows = rows.assign(text_path=texts, image_path=[picture_path(cell, workspace) for cell in cells["image"]])
     if "group" in cells:

@@ -12,7 +12,7 @@ from clipsent_nb.decoding import read_text
 from clipsent_nb.ensemble import ensemble
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table
 from clipsent_nb.inputs import load_posts
-from clipsent_nb.labels import LABELS, choose_labels, find_labels, plain_tag
+from clipsent_nb.labels import LABELS, choose_labels, find_labels, plain_name
 from clipsent_nb.posts import files_by_guid, read_list
 from clipsent_nb.predict import Classifier
 from clipsent_nb.runs import Run
@@ -24,7 +24,7 @@ from clipsent_nb.trained import TrainedModel
 
 
 def chosen(tags: str, each: int = 6, **options: str) -> tuple[str, ...]:
-    return choose_labels(pd.Series(tags.split() * each).map(plain_tag), **options)[0]
+    return choose_labels(pd.Series(tags.split() * each).map(plain_name), **options)[0]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_rare_tag_that_looks_like_a_common_one_is_refused_as_a_slip():
     ("tag", "label"), [("postive", "positive"), ("Neutal", "neutral"), ("正面的", "正面"), ("negative.", "negative")]
 )
 def test_a_slip_among_the_default_labels_is_refused_and_can_be_renamed_or_left_out(tag, label):
-    tags = pd.Series([label, "pos", "NEG", "neutral"] * 9 + [tag]).map(plain_tag)
+    tags = pd.Series([label, "pos", "NEG", "neutral"] * 9 + [tag]).map(plain_name)
     with pytest.raises(
         ClipsentError, match=rf"\(1\) for '{label}' \(\d+\); nothing .* --rename .*={label}, or name all"
     ):
@@ -99,7 +99,7 @@ def test_a_slip_among_the_default_labels_is_refused_and_can_be_renamed_or_left_o
     labels, renamed = choose_labels(tags, rename=f"{tag}={label}")
     assert labels == LABELS and renamed.iloc[-1] == renamed.iloc[0]
     labels, kept = choose_labels(tags, wanted="negative,neutral,positive")
-    assert labels == LABELS and kept.iloc[-1] == plain_tag(tag)
+    assert labels == LABELS and kept.iloc[-1] == plain_name(tag)
     assert choose_labels(pd.Series([*tags[:-1], "joyful"]))[0] == LABELS  # which means something else
 
 

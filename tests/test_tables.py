@@ -380,6 +380,6 @@ def test_a_label_that_a_training_post_of_a_table_lacks_is_named_and_that_of_a_te
     table.loc[[2, 6], "label"] = ""
     table.to_csv(tmp_path / "p.csv", index=False)
     report = make_splits(Workspace(tmp_path, data_root=folder, max_bad="10%"), table=tmp_path / "p.csv")
-    named = report.audit[report.audit.problem.str.startswith("unknown tag")].guid.tolist()
+    named = report.audit[report.audit.problem.eq("no label")].guid.tolist()
     found = {str(table.iloc[row].iloc[0]): row for row in (2, 6)}
     assert [found[guid] for guid in named] == [2] and set(found) & set(report.posts.guid) == set(found) - set(named)

@@ -259,7 +259,7 @@ LISTS = {
     "twice with one tag": ("1,neutral\n1,neutral", "1", "listed twice", "counted once"),
     "twice with two tags": ("1,neutral\n1,positive", "1", "listed with different tags", "row left out"),
     "unknown tag": ("1,joyful", "1", "unknown tag 'joyful'", "row left out"),
-    "no tag": ("1,null", "1", "unknown tag ''", "row left out"),
+    "no tag": ("1,null", "1", "no label", "not used"),
     "path as a guid": (
         "../../etc/passwd,neutral",
         "../../etc/passwd",

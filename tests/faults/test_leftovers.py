@@ -21,7 +21,7 @@ from clipsent_nb.ensemble import ensemble
 from clipsent_nb.errors import ErrorReport, errors
 from clipsent_nb.export import export
 from clipsent_nb.files import ClipsentError, Workspace, read_json, write_csv, write_json
-from clipsent_nb.labels import choose_labels, plain_tag
+from clipsent_nb.labels import choose_labels, plain_name
 from clipsent_nb.predict import Classifier, predict_file
 from clipsent_nb.robustness import CorruptionSettings, robustness
 from clipsent_nb.runs import Run
@@ -273,7 +273,7 @@ def test_a_verdict_on_models_that_were_trained_again_is_not_shown(root):
 
 @pytest.mark.parametrize("tags", ["सकारात्मक नकारात्मक तटस्थ", "ดี แย่ กลางๆ", "İyi kötü orta", "إيجابيّ سلبيّ", "ខុស ល្អ"])
 def test_labels_in_any_script_are_labels(tags):
-    labels, found = choose_labels(pd.Series(tags.split() * 9).map(plain_tag))
+    labels, found = choose_labels(pd.Series(tags.split() * 9).map(plain_name))
     assert len(labels) == len(tags.split()) and found.isin(labels).all()
 
 
