@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'COSTS', 'format_value', 'name_runs', 'Cluster', 'Execution', 'PlannedRun', 'run_parameters', 'try_report',
-           'read_scores', 'collect', 'run_many', 'execute_runs']
+           'read_scores', 'collect', 'run_many', 'describe_progress', 'execute_runs']
 
 # %% ../nbs/05a_batches.ipynb #34fea84b
 import json
@@ -176,8 +176,8 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        "What it is called."
-        return name_runs([self.values])[0]
+        "What it is called: by its folder where many settings vary."
+        return name_runs([self.values])[0] if len(self.values) < 5 else self.folder.name
 
     def is_complete(self) -> bool:
         "Whether the folder holds this run, complete."
@@ -537,14 +537,21 @@ def run_many(
     return collect(folder)
 
 
+def describe_progress(run: PlannedRun) -> str:
+    "Which epoch a run is in."
+    history = run.folder / "history.csv"
+    done = max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.is_file() else 0
+    return f"{run.name}: {done} of {run.config.epochs} epochs"
+
+
 def execute_runs(
     runs: Sequence[PlannedRun],  # That wait
     batch: BatchFolder,  # Where they are
     execution: Execution,
 ) -> None:
     "Execute runs, a few at a time."
-    left, going, failures = list(runs), {}, 0
-    with run_threads(execution) as (threads, engine, stop), progress_bar(total=len(runs), unit="run") as bar:
+    left, going, failures, shown = list(runs), {}, 0, ("", time.monotonic())
+    with run_threads(execution) as (threads, engine, stop), progress_bar(total=len(runs), unit="run", delay=0) as bar:
         while going or left:
             while left and len(going) < execution.jobs:
                 run = left.pop(0)
@@ -556,5 +563,10 @@ def execute_runs(
                 task.result()
                 settle_run(run, batch, bar)
                 failures += run.state == "failed"
+            if not bar.disable and time.monotonic() - shown[1] >= max(1, bar.mininterval):
+                doing = "; ".join(map(describe_progress, going.values()))
+                if doing != shown[0]:
+                    bar.set_postfix_str(doing)
+                shown = doing, time.monotonic()
             if execution.max_failures and failures >= execution.max_failures:
                 left = []

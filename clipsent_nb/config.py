@@ -67,9 +67,7 @@ class TrainConfig(Workspace):
     val_csv: Path = Path("outputs/splits/val.csv")  # Posts to validate on; they choose the best epoch
     output_dir: Path = Path("outputs/optimize/clip")  # The run folder; relative to the project root
     model_name: ModelName = "openai/clip-vit-base-patch32"  # A folder in save_pretrained layout, or org/name or org/name@revision on the hub
-    text_encoder: ModelName | None = (
-        None  # With --image-encoder: join a text model to a picture model, named as --model-name
-    )
+    text_encoder: ModelName | None = None  # With --image-encoder: the text model, named as --model-name
     image_encoder: ModelName | None = None  # The picture model, or a dual encoder of which the image tower is taken
     # Model
     head_variant: HeadVariant = "ln"  # How picture and text are joined

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from clipsent_nb.files import (
     checked,
     digest,
     first_few,
+    format_message,
+    log,
     read_table,
     write_count,
     write_together,
@@ -262,7 +265,7 @@ def _report_lines(report: SplitReport) -> list[str]:
     lines = [classes.to_string(), f"texts: {encodings}"]
     for row in sample_guesses(report.posts).itertuples():
         lines.append(f"  read as {row.encoding}, guid {row.guid}: {row.start}")
-    across = f"{len(report.conflicting)} with conflicting labels, {len(report.twins)} across labelled posts and test"
+    across = f"{len(report.conflicting)} with conflicting labels, all kept, {len(report.twins)} across labelled posts and test"
     over = write_count(duplicates.posts.sum(), "post")
     lines.append(f"near-duplicates: {write_count(len(duplicates), 'group')} over {over}; {across}")
     if len(duplicates):
@@ -342,13 +345,18 @@ def write_splits(
             shutil.rmtree(emptied)
 
 
-def refuse_moves(report: SplitReport) -> None:
-    "Raise ClipsentError if posts of the splits that are there would move from train to val or back."
+def count_moves(report: SplitReport) -> int:
+    "How many posts of the splits that are there move from train to val or back."
     moved = 0
     for name, other in (("train", "val"), ("val", "train")):
         if (path := report.folder / f"{name}.csv").is_file():
             moved += read_split(path).guid.isin(report.posts.guid[report.posts.split == other]).sum()
-    if moved:
+    return moved
+
+
+def refuse_moves(report: SplitReport) -> None:
+    "Raise ClipsentError if posts of the splits that are there would change sides."
+    if moved := count_moves(report):
         what = f"splits made otherwise are there, and {moved} of their posts would change sides"
         todo = "give what they were made with, `clipsent run` under [splits]; its --overwrite replaces them, its --skip splits keeps them"
         raise ClipsentError(report.folder, what, "nothing was written", todo)
@@ -450,7 +458,14 @@ def make_splits(
         posts.loc[labelled, "split"] = np.where(parts == 1, "val", "train")
     _check_parts(posts, val_ratio)
     report = SplitReport(posts, audit_table(problems), workspace.resolve("outputs/splits"), classes)
+    moved = 0
     if keep_sides:
         refuse_moves(report)
+    else:
+        with suppress(ClipsentError):  # files that cannot be read are replaced as well
+            moved = count_moves(report)
+    if moved:
+        what, todo = f"{moved} posts change sides, as those before were made otherwise", "--keep-sides refuses that"
+        log.warning("%s", format_message(f"warning: {report.folder}", what, "their runs are of other posts", todo))
     write_splits(report, folds, seed)
     return report

@@ -334,7 +334,7 @@ def open_image(
 
 # %% ../nbs/00c_decoding.ipynb #9138e58e
 from collections.abc import Collection, Iterator, Mapping, Set
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from numbers import Integral
 
 import pandas as pd
@@ -345,8 +345,8 @@ TRAINED_ON_BOTH = "the model was trained on posts with both halves; --modality-d
 
 
 def pair_posts(
-    texts: Iterable[str],  # Raw texts
-    images: Iterable[object],  # As many pictures; see `open_image`
+    texts: Iterable[str] | None,  # Raw texts; None: no post has one
+    images: Iterable[object] | None,  # As many pictures, see `open_image`; None: no post has one
     batch_size: int,  # Posts at a time, at least 1
     may_lack: Collection[str] = (),  # text, image: what a post may be without, which is then None
     first: int = 0,  # The number of the first post in messages
@@ -356,13 +356,19 @@ def pair_posts(
     Raises ClipsentError if one of the two is no list of posts, and, when its turn comes, for a post without one of
     them or with a text that is none.
     """
-    for name, given in (("texts", texts), ("images", images)):
+    for name, given, other in (("texts", texts, images), ("images", images, texts)):
+        if given is None and other is not None:
+            continue
         if isinstance(given, UNFIT) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
             what, todo = f"are one {type(given).__name__}", "give lists, for one post predict([text], [image])"
             raise ClipsentError(name, what, todo=todo)
     if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
         raise ClipsentError(f"batch_size {batch_size!r}", "must be a whole number from 1 on")
-    return _checked_posts(enumerate(zip_longest(texts, images, fillvalue=_MISSING), first), may_lack)
+    if texts is None or images is None:
+        pairs = zip(*(repeat(None) if half is None else half for half in (texts, images)), strict=False)
+    else:
+        pairs = zip_longest(texts, images, fillvalue=_MISSING)
+    return _checked_posts(enumerate(pairs, first), may_lack)
 
 
 def _checked_posts(pairs: Iterable, may_lack: Collection[str]) -> Iterator[tuple[str | None, object]]:

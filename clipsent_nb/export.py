@@ -312,7 +312,8 @@ class OnnxClassifier:
     def predict(
         self,
         texts: Iterable[str | None],  # Raw texts; cleaned as in training; None as `Classifier.predict` takes it
-        images: Iterable[Path | str | bytes | np.ndarray | Image.Image | None],  # As many; see `open_image`
+        images: Iterable[Path | str | bytes | np.ndarray | Image.Image | None]
+        | None = None,  # As many; see `open_image`
         batch_size: int = 32,  # Posts that the model looks at together
     ) -> pd.DataFrame:
         """A row per post, in their order: pred_label, confidence and the probability of each class.

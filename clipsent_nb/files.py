@@ -587,7 +587,9 @@ def progress_bar(
     from tqdm import tqdm
 
     silent = not log.isEnabledFor(logging.INFO)
-    return tqdm(items, description, total, unit=unit, disable=silent, delay=1, **options)  # no bar for what is short
+    return tqdm(
+        items, description, total, unit=unit, disable=silent, **({"delay": 1} | options)
+    )  # no bar for what is short
 
 # %% ../nbs/00a_files.ipynb #df8408dd
 def find_home(path: Path | str) -> Path:

@@ -32,6 +32,7 @@ from clipsent_nb.files import (
     first_few,
     formula_safe,
     locked,
+    log,
     progress_bar,
     settings,
     write_count,
@@ -66,6 +67,7 @@ def optimize(
         os.environ.pop(name, None)  # the report is made by one process, which must not wait for others
     page = run.folder / "report.html"
     if report and not (run.found and page.is_file()):
+        log.info("trained; the report is being made")
         execute("run", run.folder, run_parameters(replace(config, overwrite=False)))
     return f"{run}\nreport {page}" if report else str(run)
 

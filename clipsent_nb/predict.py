@@ -46,7 +46,7 @@ class PostReader:
     def predict(
         self,
         texts: Iterable[str | None],  # Raw texts; cleaned as in training; None for a post without, see `may_lack`
-        images: Images,  # As many files, their bytes, or pictures; None for a post without
+        images: Images | None = None,  # As many files, their bytes, or pictures; None for a post without, or for all
         batch_size: int = 32,  # Posts that the model looks at together
         abstain_below: float | None = None,  # Confidence, 0 to 1; answers with less are marked. None: no mark
     ) -> pd.DataFrame:

@@ -14,7 +14,7 @@ BASIC = {
 }
 IMPROVED = BASIC | {"hashtags": "split", "replace_emoji": True, "fold_repeats": True, "image_aug": True}
 RULE_SETS = {"none": OFF, "basic": OFF | BASIC, "improved": OFF | IMPROVED}
-from clipsent_nb.files import Listing, checked, first_few, read_toml
+from clipsent_nb.files import Listing, checked, first_few, log, read_toml
 from clipsent_nb.config import TrainConfig
 
 # %% ../nbs/07_preprocess.ipynb #65b4ef92
@@ -131,6 +131,9 @@ def preprocess(
     if preset:
         log_preset(preset)
     configs = plan_preprocess(config, rules, rules_file, seeds, preset)
+    if costly := [one.output_dir.name for one in configs if one.image_aug and one.blocks["image"] == 0]:
+        what = "vary the pictures at random, so that a frozen encoder reads them anew in every epoch"
+        log.warning("warning: %s: %s", first_few(costly), what)
     return compare_variants("preprocess", configs, config, "preprocess", "", execution, report)
 
 

@@ -535,6 +535,10 @@ def describe_run(run: Run) -> str:
             for title, key in names
         )
         lines.append(f"confidence scaled by temperature {metrics['temperature']:.2f}: {', '.join(gains)}, cross-fitted")
+    share = np.bincount(run.labels).max() / len(run.labels)
+    if metrics["best_val_acc"] - 1.96 * (share * (1 - share) / len(run.labels)) ** 0.5 <= share:
+        usual = run.classes[np.bincount(run.labels).argmax()]
+        lines.append(f"accuracy is not clearly above that of always answering {usual}, {share:.4f}")
     if absent:
         lines.append(describe_absent(absent))
     if run.found:

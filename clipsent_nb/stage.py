@@ -481,10 +481,17 @@ def refuse_early(
         is_known(*pair) and is_complete(*pair, step_inputs(pair[0], known)) for pair in zip(plans, entries, strict=True)
     ]
     first = complete.index(False) if False in complete else len(plans)  # what follows it may be done anew
-    chosen = [plan.name for plan in plans]
-    makers = {path: maker for maker, step in STEPS.items() for path in step.makes}
     for plan, entry in zip(plans[first:], entries[first:], strict=True):
         _ = plan.calls
+        refuse_lacking(plan)
+        if not overwrite:
+            refuse_runs_of_others(plan, owned_folders(plan, entry))
+        if plan.name == "predict" and (changed := replaced_files(plan, entry)):
+            what = f"{changed[0]} is not what this step has left"
+            raise ClipsentError(f"step {plan.name}", what, todo="move it away, and it is made again")
+    chosen = [plan.name for plan in plans]
+    makers = {path: maker for maker, step in STEPS.items() for path in step.makes}
+    for plan in plans[first:]:
         for path in plan.step.needs:
             if makers[path] not in chosen and not plan.workspace.resolve(path).is_file():
                 what, todo = (
@@ -492,12 +499,6 @@ def refuse_early(
                     f"do {makers[path]} too, or leave {plan.name} out",
                 )
                 raise ClipsentError(f"step {plan.name}", what, "nothing was begun", todo)
-        refuse_lacking(plan)
-        if not overwrite:
-            refuse_runs_of_others(plan, owned_folders(plan, entry))
-        if plan.name == "predict" and (changed := replaced_files(plan, entry)):
-            what = f"{changed[0]} is not what this step has left"
-            raise ClipsentError(f"step {plan.name}", what, todo="move it away, and it is made again")
     if first < len(plans):
         refuse_idle_shared(plans[0])
 

@@ -86,7 +86,7 @@ STEPS = {
 DEFAULTS = """\
 # Settings of `clipsent run`. A file given with --settings needs only the lines that differ.
 
-[train]  # flags of `clipsent optimize` for all trainings, such as epochs = 12, and head_variant, lr, model_name
+[train]  # flags of `clipsent optimize` for all trainings, such as epochs = 12, head_variant, model_name; preset = "quick"
 [batch]  # how the steps with many runs are executed, such as jobs = 2
 
 # Every further table is a step and holds flags of its command, which `clipsent COMMAND --help` explains; they win
@@ -125,6 +125,16 @@ from pathlib import Path
 from clipsent_nb.files import ClipsentError
 
 
+def read_preset(where: str, name: object, given: Mapping[str, object]) -> dict[str, object]:
+    "The settings that a preset stands for below the given ones; raises ClipsentError for one that does not exist."
+    from clipsent_nb.config import preset_settings
+
+    try:
+        return preset_settings(str(name), given)
+    except ClipsentError as error:
+        raise ClipsentError(f"{where} preset = {name!r}", error.what, todo=error.todo) from error
+
+
 def read_settings(
     path: Path | None,  # A TOML file in UTF-8, or in UTF-16 as Windows PowerShell writes it; None: the defaults
 ) -> dict[str, dict[str, object]]:
@@ -135,7 +145,7 @@ def read_settings(
     settings = tomllib.loads(DEFAULTS)
     if path is None:
         return settings
-    where = f"--settings {path}"
+    where, written = f"--settings {path}", {}
     for table, values in read_toml(Path(path), "--settings").items():
         if table not in settings:
             raise ClipsentError(where, f"no table [{table}]", todo=f"there are {', '.join(settings)}")
@@ -143,6 +153,15 @@ def read_settings(
             raise ClipsentError(where, f"{table} is no table", todo=f"write its settings below one line [{table}]")
         own = {} if "preset" in values else settings[table]  # a preset stands before defaults that nobody wrote
         settings[table] = own | values
+        written[table] = values
+    if preset := settings["train"].pop("preset", None):
+        settings["train"] = read_preset(f"{where}: [train]", preset, settings["train"])
+        for table in set(settings) - {"train"}:
+            settings[table] = {
+                key: value
+                for key, value in settings[table].items()
+                if key in written.get(table, {}) or key not in settings["train"]
+            }
     return settings
 
 # %% ../nbs/12b_steps.ipynb #b0000006
