@@ -6,7 +6,7 @@
 __all__ = ['run_stage']
 
 # %% ../nbs/13_stage.ipynb #93b2426b
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from clipsent_nb.steps import (
     Plan,
     listed_values,
     read_settings,
+    count_trainings,
     refuse_idle_shared,
     refuse_lacking,
     refuse_unready,
@@ -474,8 +475,11 @@ def refuse_early(
     record: Mapping[str, Mapping[str, object]],  # From `read_record`
     overwrite: bool,  # Whether runs of others may be replaced
     known: dict[object, object],  # See `table_digest`
-) -> None:
-    "Raise ClipsentError before the first step for what a later one could not use; nothing is asked of what is complete."
+) -> list[Plan]:
+    """The steps from the first one on that is not complete.
+
+    Raises ClipsentError before the first step for what a later one could not use; nothing is asked of what is complete.
+    """
     entries = [record.get(plan.name, {}) for plan in plans]
     complete = [
         is_known(*pair) and is_complete(*pair, step_inputs(pair[0], known)) for pair in zip(plans, entries, strict=True)
@@ -494,13 +498,19 @@ def refuse_early(
     for plan in plans[first:]:
         for path in plan.step.needs:
             if makers[path] not in chosen and not plan.workspace.resolve(path).is_file():
-                what, todo = (
-                    f"needs {path}, which {makers[path]} makes",
-                    f"do {makers[path]} too, or leave {plan.name} out",
-                )
+                what, todo = f"needs {path}, which {makers[path]} makes", f"do {makers[path]} too, or leave it out"
                 raise ClipsentError(f"step {plan.name}", what, "nothing was begun", todo)
     if first < len(plans):
         refuse_idle_shared(plans[0])
+    return plans[first:]
+
+
+def describe_trainings(plans: Sequence[Plan]) -> str:
+    "How many trainings steps ask for; empty if it is one or none."
+    counts = {plan.name: count_trainings(plan) for plan in plans}
+    parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    whole = f"{sum(counts.values())} trainings, but for those that are there: {parts}"
+    return whole if sum(counts.values()) > 1 else ""
 
 
 def choose_steps(
@@ -547,7 +557,8 @@ def run_stage(
     where = f"--settings {settings}"
     plans = [Plan(name, read_settings(settings), workspace, where) for name in choose_steps(only, from_, skip)]
     before, known = read_record(workspace), {}
-    refuse_early(plans, before, overwrite, known)
+    if trainings := describe_trainings(refuse_early(plans, before, overwrite, known)):
+        log.info("%s", trainings)
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
         record = do_steps(plans, workspace, overwrite, known)
         page = workspace.resolve("outputs/reports/index.html")

@@ -299,6 +299,25 @@ def make_calls(plan: Plan) -> list[dict[str, object]]:
         raise ClipsentError(plan.where, what, todo=error.todo) from error
     return calls
 
+# %% ../nbs/12b_steps.ipynb #d7f71829
+import math
+
+
+def count_trainings(plan: Plan) -> int:
+    "How many trainings a step asks for, those that are there already among them."
+    if plan.step.command == "optimize":
+        return len(plan.calls)
+    [call] = plan.calls
+    if plan.name == "mine":
+        return 0 if call.get("source") == "val" or call.get("csv") else call.get("folds") or 5
+    if plan.name not in ("grid", "heads", "preprocess"):
+        return 0
+    function = load(plan.step.command)
+    runs = function.plan(**vars(arguments_of(function)(**call)))
+    if plan.name != "grid":
+        return len(runs)
+    return call.get("trials") or 20 if call.get("search") else math.prod(map(len, runs[0].values()))
+
 # %% ../nbs/12b_steps.ipynb #d84df2b2
 def refuse_idle_shared(plan: Plan) -> None:
     "Raise ClipsentError if a setting of [train] does nothing in any step that trains, this one or another."

@@ -1,6 +1,7 @@
 """Other posts under the same names; seeds and presets that were meant; tables with holes; parts of a run on their own."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from encoders import FAMILIES, write_encoder
 from runfolders import record_parts
 
-from clipsent_nb import stage
+from clipsent_nb import stage, steps
 from clipsent_nb.badcases import mine
-from clipsent_nb.batches import Execution
+from clipsent_nb.batches import Execution, PlannedRun
 from clipsent_nb.cli import parse
 from clipsent_nb.config import TrainConfig
 from clipsent_nb.copies import find_copies
@@ -28,7 +29,7 @@ from clipsent_nb.runs import Run
 from clipsent_nb.sample import make_sample
 from clipsent_nb.stage import run_stage
 from clipsent_nb.state import load_inputs, sample_config
-from clipsent_nb.train import sample_run
+from clipsent_nb.train import fit, sample_run
 from clipsent_nb.trained import digest_processors
 
 torch.set_num_threads(1)
@@ -272,3 +273,63 @@ def test_how_an_encoder_reads_is_the_same_from_its_folder_in_a_run(tmp_path, fam
     for part in own:
         part.save_pretrained(tmp_path / "copy")
     assert digest_processors(*load_processors(tmp_path / "copy")) == digest_processors(*own)
+
+
+def test_a_preset_for_all_trainings_stands_below_what_is_written(tmp_path):
+    (tmp_path / "s.toml").write_text(
+        '[train]\npreset = "quick"\nepochs = 7\n[retrain]\nbatch_size = 4\n[heads]\nseeds = "1"\n'
+    )
+    settings = steps.read_settings(tmp_path / "s.toml")
+    assert settings["train"].items() >= {"epochs": 7, "trainable_blocks": 0, "lr": 1e-3, "batch_size": 32}.items()
+    assert "preset" not in settings["train"] and settings["baseline"].keys() == {
+        "head_variant",
+        "freeze_epochs",
+        "early_stop",
+    }
+    assert settings["retrain"]["batch_size"] == 4 and settings["heads"] == {"seeds": "1"}
+    (tmp_path / "s.toml").write_text('[train]\npreset = "quik"\n')
+    with pytest.raises(ClipsentError, match=r"s.toml: \[train\] preset = 'quik': unknown; choose one of spec"):
+        steps.read_settings(tmp_path / "s.toml")
+
+
+def test_posts_that_change_sides_are_counted(root, caplog):
+    workspace = Workspace(root)
+    val = set(read_split(root / "outputs/splits/val.csv").guid)
+    make_splits(workspace, val_ratio=0.5)
+    moved = len(set(read_split(root / "outputs/splits/val.csv").guid) ^ val)
+    assert f"{moved} posts change sides" in caplog.text
+    caplog.clear()
+    make_splits(workspace, val_ratio=0.5)
+    (root / "outputs/splits/val.csv").write_text("no table")
+    make_splits(workspace, val_ratio=0.2)  # damaged files are replaced all the same
+    assert len(read_split(root / "outputs/splits/val.csv")) and not caplog.text.count("change sides")
+
+
+def test_texts_alone_can_be_asked(root):
+    model = Classifier.load(root / RUN)
+    with pytest.raises(ClipsentError, match="picture 0: is missing; the model was trained on posts with both"):
+        model.predict(["a text"])
+    with pytest.raises(ClipsentError, match="images: are one str"):
+        model.predict(["a text"], "picture.jpg")
+    with pytest.raises(ClipsentError, match="texts: are one NoneType"):
+        model.predict(None)
+    run = fit(sample_config(root, output_dir=Path("outputs/both"), modality_dropout=0.2, epochs=1))
+    both = Classifier.load(run.folder)
+    pd.testing.assert_frame_equal(both.predict(["a text", "b"]), both.predict(["a text", "b"], [None, None]))
+    assert len(both.predict(iter(["a text"]))) == 1
+
+
+def test_an_accuracy_that_guessing_reaches_is_said(root):
+    run = Run.load(root / RUN)
+    share = np.bincount(run.labels).max() / len(run.labels)
+    for accuracy, said in ((share, True), (share + 0.02, True), (0.99, False)):
+        poor = replace(run, metrics=run.metrics | {"best_val_acc": accuracy})
+        object.__setattr__(poor, "predictions", run.predictions)
+        assert ("not clearly above that of always answering positive" in str(poor)) == said
+
+
+def test_a_run_is_called_by_its_folder_where_many_settings_vary(root):
+    values = {name: False for name in ("fix_mojibake", "unescape_html", "replace_urls", "replace_emoji", "image_aug")}
+    config = sample_config(root, output_dir=Path("outputs/rules/improved_seed43"))
+    assert PlannedRun(config, {}, values).name == "improved_seed43"
+    assert PlannedRun(config, {}, {"lr": 1e-3}).name == "lr 0.001"
