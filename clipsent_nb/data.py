@@ -466,6 +466,8 @@ def make_splits(
             moved = count_moves(report)
     if moved:
         what, todo = f"{moved} posts change sides, as those before were made otherwise", "--keep-sides refuses that"
-        log.warning("%s", format_message(f"warning: {report.folder}", what, "their runs are of other posts", todo))
+        log.warning(
+            "%s", format_message(f"warning: {report.folder}", what, "earlier runs were validated on others", todo)
+        )
     write_splits(report, folds, seed)
     return report
