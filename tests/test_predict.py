@@ -59,7 +59,7 @@ def test_inputs_are_not_replaced(root, output):
         ([None], ["x.jpg"], "text 0: is missing; the model was trained on posts with both halves"),
         ([None], [None], "post 0: has neither a text nor a picture"),
         (np.array("hi"), ["x.jpg"], "texts: are one ndarray"),
-        (["hi"], None, "images: are one NoneType"),
+        (["hi"], None, "picture 0: is missing; the model was trained on posts with both halves"),
         ("hi", ["x.jpg"], "texts: are one str"),
         (["hi"], b"picture", "images: are one bytes"),
         (["hi"], [], "post 0: has no picture"),
