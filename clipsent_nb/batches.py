@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'COSTS', 'format_value', 'name_runs', 'Cluster', 'Execution', 'PlannedRun', 'run_parameters', 'try_report',
-           'read_scores', 'collect', 'run_many', 'describe_progress', 'execute_runs']
+           'read_scores', 'collect', 'run_many', 'execute_runs']
 
 # %% ../nbs/05a_batches.ipynb #34fea84b
 import json
@@ -537,7 +537,7 @@ def run_many(
     return collect(folder)
 
 
-def describe_progress(run: PlannedRun) -> str:
+def _describe_progress(run: PlannedRun) -> str:
     "Which epoch a run is in."
     history = run.folder / "history.csv"
     done = max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.is_file() else 0
@@ -564,7 +564,7 @@ def execute_runs(
                 settle_run(run, batch, bar)
                 failures += run.state == "failed"
             if not bar.disable and time.monotonic() - shown[1] >= max(1, bar.mininterval):
-                doing = "; ".join(map(describe_progress, going.values()))
+                doing = "; ".join(map(_describe_progress, going.values()))
                 if doing != shown[0]:
                     bar.set_postfix_str(doing)
                 shown = doing, time.monotonic()
