@@ -164,6 +164,15 @@ def notebook_page(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def chinese_page() -> str:
+    "The Chinese README with the links of the site."
+    text = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    places = {"README.md)": "../index.md)", "outputs/README.md)": "outputs.md)", "docs/": "../", "nbs/": "notebooks/"}
+    for old, new in places.items():
+        text = text.replace(f"]({old}", f"]({new}")
+    return text
+
+
 def write_pages(folder: Path) -> None:
     "Write all of it anew."
     shutil.rmtree(folder, ignore_errors=True)
@@ -179,10 +188,4 @@ def write_pages(folder: Path) -> None:
     shutil.copy(ROOT / "benchmarks/README.md", folder / "benchmarks.md")
     shutil.copy(ROOT / "CHANGELOG.md", folder / "changelog.md")
     shutil.copy(ROOT / "outputs/README.md", folder / "outputs.md")
-    chinese = (
-        (ROOT / "README.zh.md")
-        .read_text(encoding="utf-8")
-        .replace("](docs/", "](../")
-        .replace("](nbs/", "](notebooks/")
-    )
-    (folder / "readme-zh.md").write_text(chinese.replace("](README.md)", "](../index.md)"), encoding="utf-8")
+    (folder / "readme-zh.md").write_text(chinese_page(), encoding="utf-8")

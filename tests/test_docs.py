@@ -93,3 +93,15 @@ def test_chinese_texts_are_cleaned_as_the_page_says():
     assert len(rows) > 5
     for before, after in rows:
         assert clean_text(before, active_rules({})) == after
+
+
+def test_every_link_of_the_chinese_readme_has_its_page_on_the_site():
+    sys.path.insert(0, str(ROOT / "docs"))
+    from pages import chinese_page
+
+    made = {"outputs.md": ROOT / "outputs/README.md"} | {
+        f"notebooks/{path.name}": path for path in ROOT.glob("nbs/*.ipynb")
+    }
+    links = [link for link in re.findall(r"\]\(([^)#]+)", chinese_page()) if "://" not in link]
+    assert len(links) > 20
+    assert [link for link in links if link not in made and not (ROOT / "docs/made" / link).resolve().exists()] == []
