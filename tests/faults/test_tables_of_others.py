@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipsent_nb.data import make_splits, read_split
-from clipsent_nb.files import ClipsentError, Workspace, write_csv
+from clipsent_nb.files import ClipsentError, Workspace, write_csv, write_json
 from clipsent_nb.predict import predict_file
 from clipsent_nb.robustness import CorruptionSettings, robustness
 from clipsent_nb.runs import Run
@@ -57,15 +57,23 @@ def split(posts: Path, folder: Path, table: str, **options: object):
     return make_splits(workspace, table=folder / table, val_ratio=0.2, **options)
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("column", ["id", "group"])
-def test_large_numbers_beside_a_missing_one_stay_as_they_are(posts, table, tmp_path, column):
+def test_large_numbers_beside_a_missing_one_stay_as_they_are(posts, table, tmp_path, column, saved):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     numbers = [1_700_000_000_000_000_001 + number if number != 5 else None for number in range(COUNT)]
     columns = {name: pa.array(table[name].tolist()) for name in table} | {column: pa.array(numbers, pa.int64())}
-    parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
-    report = split(posts, tmp_path, "p.parquet", max_bad="10%")
+    if saved:
+        (tmp_path / "p").mkdir()
+        with pa.ipc.new_stream(tmp_path / "p/data.arrow", pa.table(columns).schema) as file:
+            file.write_table(pa.table(columns))
+        write_json(tmp_path / "p/state.json", {"_data_files": [{"filename": "data.arrow"}]})
+        write_json(tmp_path / "p/dataset_info.json", {"features": {}})
+    else:
+        parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
+    report = split(posts, tmp_path, "p" if saved else "p.parquet", max_bad="10%")
     written = {str(number) for number in numbers if number}
     assert written <= set(report.posts.guid if column == "id" else report.posts.group)
 
@@ -149,6 +157,25 @@ def test_a_stage_says_before_it_trains_what_it_cannot_do(posts, table, tmp_path)
     with pytest.raises(ClipsentError, match="test.csv: no post is without a label.*--skip predict"):
         run_stage(**where, only="splits,mine,augment-images,augment-text,merge,retrain,predict")
     assert not (tmp_path / "outputs/optimize").exists()
+
+
+def test_backslashes_name_the_texts_of_a_table_to_predict(root):
+    posts = read_split(root / "outputs/splits/val.csv").head(3)
+    files = posts[["guid", "text_path", "image_path"]].map(lambda cell: cell.replace("/", "\\"))
+    write_csv(files.rename(columns={"guid": "id", "image_path": "image"}), root / "own.csv")
+    path = predict_file(
+        root / "outputs/optimize/clip", Workspace(root), test_file=Path("own.csv"), output=Path("o.txt")
+    )
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 4
+
+
+def test_none_is_a_class_of_lists_too(tmp_path):
+    root = make_sample(tmp_path / "sample")
+    lines = (root / "train.txt").read_text(encoding="utf-8").replace(",neutral", ",none")
+    (root / "train.txt").write_text(lines, encoding="utf-8")
+    report = make_splits(Workspace(root), labels="negative,none,positive")
+    assert report.posts.label.eq("none").sum() == lines.count(",none") > 0
+    assert set(read_split(root / "outputs/splits/train.csv").label) == {"negative", "none", "positive"}
 
 
 @pytest.mark.parametrize(
