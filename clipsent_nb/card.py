@@ -133,19 +133,32 @@ def caveats(
     return found
 
 # %% ../nbs/04c_card.ipynb #9517fe6e
+import json
+from dataclasses import fields
+
+from clipsent_nb.config import TrainConfig
+
+NAMED = {"head_variant", "epochs", "loss", "lr", "batch_size", "seed"}  # in the sentence itself
+NAMED |= {"model_name", "text_encoder", "image_encoder", "text_tower", "image_tower"}
+
+
 def methods_paragraph(
     config: Mapping[str, object],  # config.json of a run
     metrics: Mapping[str, object],  # metrics.json
 ) -> str:
     "How the run was made and measured, as a paragraph for a paper."
     low, high = metrics["best_val_f1_macro_interval"]
-    towers = "with the encoder frozen" if is_frozen(config) else "fine-tuning the encoder"
     copies = "among which no near-duplicate of a validation post was found."
+    usual = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(TrainConfig)}
+    chosen = usual.keys() & config.get("identity", {}).keys() - NAMED  # what the weights depend on
+    changed = [
+        f", {name} {plain_name(config[name])}" for name in usual if name in chosen and config[name] != usual[name]
+    ]
     if metrics.get("leaked"):
         copies = "among which are near-duplicates of validation posts, so that the scores below are too high."
     text = (
-        f"We trained a classifier with a {config['head_variant']} head on {encoder_name(config)}, {towers} "
-        f"(loss {config['loss']}, learning rate {config['lr']:g}, batch size {config['batch_size']}, seed {config['seed']}), "
+        f"We trained a classifier with a {config['head_variant']} head on {encoder_name(config)}, {trained_towers(config)} "
+        f"(loss {config['loss']}, learning rate {config['lr']:g}, batch size {config['batch_size']}, seed {config['seed']}{''.join(changed)}), "
         f"on {metrics['train_posts']} posts, {copies} The epoch "
         f"({metrics['best_epoch']} of {metrics['epochs']}) was chosen by macro-F1 on {metrics['val_posts']} validation posts, "
         f"on which the model reaches {metrics['best_val_f1_macro']:.3f} (95 % interval {low:.3f} to {high:.3f} over groups of "
@@ -156,15 +169,27 @@ def methods_paragraph(
     return text + f" Software: clipsent_nb {config['versions']['clipsent_nb']}, torch {config['versions']['torch']}."
 
 
-def is_frozen(config: Mapping[str, object]) -> bool:
-    "Whether neither tower was trained."
-    common = config.get("trainable_blocks")
-    towers = [config.get(f"{name}_tower") for name in ("text", "image")]
-    return all((common if tower is None else tower) in (0, "frozen") for tower in towers)
+def trained_towers(config: Mapping[str, object]) -> str:
+    "Which towers were trained and which kept, as part of a sentence."
+    common, ways = config.get("trainable_blocks"), {}
+    for name in ("text", "image"):
+        own = config.get(f"{name}_tower")
+        ways[name] = plain_name({None: "all", 0: "frozen"}.get(found := common if own is None else own, found))
+    if config.get("freeze_epochs", 0) >= config.get("epochs", 1) or set(ways.values()) == {"frozen"}:
+        return "with the encoder frozen"
+    if set(ways.values()) == {"all"}:
+        return "fine-tuning the encoder"
+    words = {"frozen": "frozen", "all": "fine-tuned", "lora": "trained with LoRA"}
+    return " and ".join(
+        f"the {name} tower {words.get(way, f'trained in its top {way} blocks')}" for name, way in ways.items()
+    )
 
 
 def encoder_name(config: Mapping[str, object]) -> str:
     "The encoder as a reader knows it."
+    if config.get("text_encoder"):
+        names = [plain_name(Path(str(config[f"{name}_encoder"])).name) for name in ("text", "image")]
+        return "the text tower of {} and the image tower of {}".format(*names)
     return base_model(config) or f"an encoder from a folder ({plain_name(Path(str(config['model_name'])).name)})"
 
 # %% ../nbs/04c_card.ipynb #9bad41fa

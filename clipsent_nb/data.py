@@ -273,7 +273,10 @@ def _report_lines(report: SplitReport) -> list[str]:
         held = (write_count(getattr(row, f"{noun}s"), noun) for noun in ("post", "picture", "text"))
         lines.append(f"  largest: group {row.group}, {', '.join(held)}")
     entries = write_count(len(report.audit), "entry", "entries")
-    lines += [f"  named in {outputs / 'duplicates.csv'}", f"audit: {entries}"]
+    todo = "; where labels differ, correct or remove what is wrong in your list, and split again" * bool(
+        len(report.conflicting)
+    )
+    lines += [f"  named in {outputs / 'duplicates.csv'}{todo}", f"audit: {entries}"]
     lacking = {"text": report.posts.start.eq(""), "picture": report.posts.image_digest.eq(digest(NO_PICTURE))}
     lines += [
         f"kept without a {name}: {report.posts.guid[which].nunique()}" for name, which in lacking.items() if which.any()

@@ -87,7 +87,7 @@ def answer_table(
                 answers.append(answer_part(classifier, part, Path(Path(table).name), first - len(part), 32))
             except ClipsentError as error:  # nobody else knows the folder
                 raise ClipsentError(error.where.replace(f"{place}{os.sep}", ""), error.what, "", error.todo) from error
-    return pd.concat(answers, ignore_index=True).drop(columns="image_digest")
+    return pd.concat(answers, ignore_index=True).drop(columns="image_digest").round(4)
 
 # %% ../nbs/11c_demo.ipynb #9b19b4fe
 from clipsent_nb.sample import picture_bytes, sample_posts

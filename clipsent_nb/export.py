@@ -370,7 +370,7 @@ class ExportCheck:
                 f"macro-F1 {self.run_f1:.4f} in torch, {self.export_f1:.4f} exported"
                 f" (difference {change:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})",
                 "{:.0f} MB of weights, {:.0f} MB exported".format(*self.megabytes),
-                "one post at a time: {:.3g} posts/s in torch, {:.3g} posts/s exported".format(*self.posts_per_second),
+                "one post at a time: {:,.1f} posts/s in torch, {:,.1f} posts/s exported".format(*self.posts_per_second),
                 *([leaked] if self.met_posts else []),
             ]
         )

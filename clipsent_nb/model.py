@@ -304,6 +304,7 @@ def write_weights(
 
 # %% ../nbs/02_model.ipynb #7264b0c4
 import difflib
+import glob
 import pickle
 
 # %% ../nbs/02_model.ipynb #626bca67
@@ -322,6 +323,10 @@ def read_weights(
         lost = next(part for part in (Path(path), *Path(path).parents) if part.parent.is_dir())
         if near := difflib.get_close_matches(lost.name, [folder.name for folder in lost.parent.glob("*/")], 1):
             todo = f"did you mean {lost.with_name(near[0])}?"
+        if (Path(path).parent / "onnx.json").is_file():
+            todo = "its folder holds an exported graph, which clipsent_nb.OnnxClassifier answers from"
+        elif runs := sorted(lost.parent.glob(f"outputs/*/{glob.escape(lost.name)}/best.pt")):
+            todo = f"did you mean {runs[0].parent}?"
     except pickle.UnpicklingError as caught:
         what, error = "holds more than plain weights, perhaps code, so nothing of it was loaded", caught
         todo = "give a run's best.pt with the folder encoder beside it, as clipsent wrote them"

@@ -525,7 +525,7 @@ def describe_run(run: Run) -> str:
         )
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
-        f"{metrics['pairs_per_sec']:.3g} pairs/s",
+        f"{metrics['pairs_per_sec']:,.1f} pairs/s",
         "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in run.classes),
     ]
     if metrics.get("temperature", 1.0) != 1.0:

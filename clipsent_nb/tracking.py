@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clipsent_nb.features import process_state
-from clipsent_nb.files import ClipsentError, read_json
+from clipsent_nb.files import ClipsentError, first_line, read_json
 from clipsent_nb.config import EXECUTION_ONLY, TrainConfig, config_values
 
 
@@ -50,16 +50,29 @@ def make_tracker(
     return tracking.TrackioTracker("clipsent", name=run)
 
 # %% ../nbs/04f_tracking.ipynb #08778906
+def errors_of_accounts(library: str) -> tuple[type[Exception], ...]:
+    "What a tracker raises that is to send what it gets, and has no account or no network."
+    if library != "wandb":
+        return ()
+    from wandb.errors import Error
+
+    return (Error,)
+
+
 def open_tracker(config: TrainConfig) -> "accelerate.tracking.GeneralTracker":  # noqa: F821
     """A started tracker that knows the settings.
 
-    Raises ClipsentError if its library is not installed.
+    Raises ClipsentError if its library is not installed, or wandb is to send what it gets and cannot.
     """
     if not find_spec(config.tracker):
         todo = f"run `pip install clipsent_nb[{config.tracker}]`"
         raise ClipsentError(f"--tracker {config.tracker}", "needs a library that is not installed", todo=todo)
     tracker = make_tracker(config.tracker, config.output_dir.name, config.resolve("outputs/trackers"))
-    tracker.start()
+    try:
+        tracker.start()
+    except errors_of_accounts(config.tracker) as error:
+        todo = "run `wandb login`, or set WANDB_MODE=offline to keep the curves on this machine"
+        raise ClipsentError(f"--tracker {config.tracker}", first_line(error), todo=todo) from error
     values = {name: value for name, value in config_values(config).items() if name not in EXECUTION_ONLY}
     for name in ("model_name", "text_encoder", "image_encoder"):
         values[name] = str(values[name]).replace("\\", "/").rpartition("/")[2]

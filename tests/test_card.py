@@ -61,6 +61,29 @@ def test_the_paragraph_says_what_was_trained(settings, frozen):
     assert ("with the encoder frozen" in model_card("m", CONFIG | settings, METRICS, PREDICTIONS)) == frozen
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"image_tower": "frozen", "text_tower": "all"},
+            "the text tower fine-tuned and the image tower frozen (loss ce",
+        ),
+        ({"image_tower": 2, "text_tower": "lora"}, "LoRA and the image tower trained in its top 2 blocks"),
+        ({"freeze_epochs": 2, "epochs": 2}, "with the encoder frozen"),
+        ({"class_weights": "sqrt", "label_smoothing": 0.1}, "seed 1, class_weights sqrt, label_smoothing 0.1), on 8"),
+        ({"dropout": 0.15, "combo_weights": [1.0, 1.0, 1.0], "tracker": "wandb", "max_bad": "5"}, "seed 1), on 8"),
+        (
+            {"text_encoder": "/home/me/bert", "image_encoder": "a/dino"},
+            "the text tower of bert and the image tower of dino",
+        ),
+    ],
+)
+def test_the_paragraph_names_what_departs_from_the_defaults(settings, words):
+    identity = {name: None for name in settings if name not in ("tracker", "max_bad")}
+    page = model_card("m", CONFIG | settings | {"identity": identity}, METRICS, PREDICTIONS)
+    assert words in page and "/home/me" not in page
+
+
 def test_no_path_of_this_machine_is_told():
     page = model_card("m", CONFIG | {"encoder": "folder aabb"}, METRICS, PREDICTIONS)
     assert "/home/me" not in page and "(clip)" in page

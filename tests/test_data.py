@@ -291,6 +291,7 @@ def test_a_folder_without_test_list_is_fine(tmp_path):
     report = make_splits(Workspace(root))
     assert report.classes.loc["test", "all"] == 0
     assert "0 groups over 0 posts; 0 with conflicting labels, all kept, 0 across" in str(report)
+    assert "where labels differ" not in str(report)
 
 
 def test_path_with_blanks_and_accents(tmp_path):

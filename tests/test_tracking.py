@@ -84,6 +84,17 @@ def test_wandb_gets_runs_and_nothing_of_this_machine(tmp_path):
 
 
 @pytest.mark.slow
+def test_wandb_without_an_account_is_refused_in_a_line(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(ClipsentError, match="--tracker wandb: .*; run `wandb login`, or set WANDB_MODE=offline"):
+        tracking.open_tracker(TrainConfig(tmp_path, tracker="wandb"))
+
+
+@pytest.mark.slow
 def test_trackio_gets_two_runs_of_one_project(tmp_path):
     pytest.importorskip("trackio")
     send_two_runs("trackio", tmp_path)

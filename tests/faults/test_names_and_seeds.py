@@ -261,9 +261,15 @@ def test_what_one_post_lacks_is_named_by_its_flag(root):
 
 
 def test_a_run_that_is_not_there_names_one_that_is(root):
-    for name in ("outputs/optimize/clp", "outputs/optimize/clp/best.pt", "outputs/optimise/clip/best.pt"):
+    for name in ("outputs/optimize/clp", "outputs/optimize/clp/best.pt", "outputs/optimise/clip/best.pt", "clip"):
         with pytest.raises(ClipsentError, match=f"{name}: no such file; did you mean .*outputs/optimize(/clip)?[?]"):
             Classifier.load(name, Workspace(root))
+
+
+def test_the_folder_of_an_export_says_what_reads_it(tmp_path):
+    (tmp_path / "onnx.json").write_text("{}")
+    with pytest.raises(ClipsentError, match="no such file; its folder holds an exported graph, which .*OnnxClassifier"):
+        Classifier.load(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
