@@ -22,7 +22,7 @@ from torch.utils.benchmark import Timer
 
 from clipsent_nb.config import TrainConfig
 from clipsent_nb.data import make_splits, read_split
-from clipsent_nb.encoders import quiet_transformers
+from clipsent_nb.encoders import import_transformers
 from clipsent_nb.features import Features, bf16_fast
 from clipsent_nb.files import Workspace, write_csv
 from clipsent_nb.hub import encoder_identity
@@ -80,7 +80,7 @@ def reference(options: argparse.Namespace, train: int, val: int, **changes: obje
 
     The project is a temporary folder.
     """
-    quiet_transformers()
+    import_transformers()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -12,7 +12,7 @@ import transformers
 from common import CPU, DTYPES, in_own_process, interleave, parser, private_memory, seconds_and_peak, write_figures
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from clipsent_nb.encoders import quiet_transformers
+from clipsent_nb.encoders import import_transformers
 from clipsent_nb.features import autocast
 from clipsent_nb.model import DualEncoderClassifier
 
@@ -37,7 +37,7 @@ SHAPES = {
 
 def build(name: str, folder: str | None) -> DualEncoderClassifier:
     config = AutoConfig.from_pretrained(folder) if name == folder else SHAPES[name]()
-    quiet_transformers()
+    import_transformers()
     torch.manual_seed(0)
     return DualEncoderClassifier(AutoModel.from_config(config))
 

@@ -12,24 +12,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from .files import ClipsentError, first_few
-from .hub import FileStamps, stamp_files
-from .openclip import is_open_clip, load_open_clip, open_clip_processors, read_open_clip_config
+from .hub import FileStamps, is_open_clip, stamp_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # %% ../nbs/02c_encoders.ipynb #e3c85d75
-def quiet_transformers() -> None:
-    "Keep `transformers` from printing bars and notes; its errors still appear."
-    from transformers.utils import logging
+def import_transformers() -> ModuleType:
+    "The package transformers, which takes seconds, without its bars and notes, and with the models of open_clip; its errors still appear."
+    import transformers
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    import clipsent_nb.openclip  # noqa: F401  registers them
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 # %% ../nbs/02c_encoders.ipynb #af9046d1
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ REFUSED = {  # what is wrong with it, and what to take
 
 
 def find_family(
-    config: PreTrainedConfig,  # Of a dual encoder
+    config: "PreTrainedConfig",  # Of a dual encoder
     tokenizer: Any,  # Its tokenizer: that of SigLIP 2 is not that of SigLIP
 ) -> Family:
     "What an encoder needs; one of no known family needs what its files say."
@@ -98,11 +103,14 @@ def _loading(
         raise ClipsentError(f"--model-name {folder}", what, todo=todo) from error
 
 # %% ../nbs/02c_encoders.ipynb #8d48200a
-def _plain_config(folder: Path) -> PreTrainedConfig:
+def _plain_config(folder: Path) -> "PreTrainedConfig":
     "The configuration of a dual encoder; a ValueError if it asks for code from elsewhere."
+    transformers = import_transformers()
     if is_open_clip(folder):
+        from clipsent_nb.openclip import read_open_clip_config
+
         return read_open_clip_config(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     kernels = {getattr(part, "_attn_implementation", None) for part in parts} - {None, "eager", "sdpa"}
     if kernels:
@@ -124,18 +132,22 @@ def load_encoder(
 
     Raises ClipsentError if it is no dual encoder, its file lacks weights or has some that are no numbers, or it wants to run code of its own.
     """
-    quiet_transformers()
+    transformers = import_transformers()
     options = {"trust_remote_code": False, "dtype": torch.float32}
     lacking: set[str] = set()
     with _loading(folder, "the encoder cannot be loaded"):
         config = _plain_config(folder)
         if weights and is_open_clip(folder):
+            from clipsent_nb.openclip import load_open_clip
+
             encoder = load_open_clip(folder, config)
         elif weights:
-            encoder, found = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **options)
+            encoder, found = transformers.AutoModel.from_pretrained(
+                folder, config=config, output_loading_info=True, **options
+            )
             lacking = found["missing_keys"]
         else:
-            encoder = AutoModel.from_config(config, **options)
+            encoder = transformers.AutoModel.from_config(config, **options)
     infinite = [name for name, tensor in encoder.state_dict().items() if not tensor.sum().isfinite()]
     if not (hasattr(encoder, "get_text_features") and hasattr(encoder, "get_image_features")):
         what, todo = f"{type(encoder).__name__} does not encode both pictures and texts", "take CLIP or SigLIP, say"
@@ -149,13 +161,14 @@ def load_encoder(
 
 # %% ../nbs/02c_encoders.ipynb #4b342bd7
 def text_positions(
-    config: PreTrainedConfig,  # Of a dual encoder
+    config: "PreTrainedConfig",  # Of a dual encoder
 ) -> int:
     "The most tokens that its text tower can read."
     if config.model_type == "open_clip":
         return config.text_config.max_position_embeddings
+    transformers = import_transformers()
     with torch.device("meta"):
-        parts = AutoModel.from_config(config, trust_remote_code=False).named_modules()
+        parts = transformers.AutoModel.from_config(config, trust_remote_code=False).named_modules()
     skipped = [
         part.padding_idx + 1
         for name, part in parts
@@ -171,7 +184,7 @@ PROBE_TEXTS = [f"{one} {other}" for one, other in permutations(WORDS, 2)]
 LONG_TEXT = " ".join(WORDS * 200)  # as long as any encoder reads
 
 
-def _end_mark_fault(tokenizer: Any, config: PreTrainedConfig) -> str:
+def _end_mark_fault(tokenizer: Any, config: "PreTrainedConfig") -> str:
     "How texts end where an encoder that pools the end mark does not find it; empty if it does."
     mark = config.text_config.eos_token_id
     for ids in tokenizer([*PROBE_TEXTS, LONG_TEXT], truncation=True).input_ids:
@@ -181,7 +194,7 @@ def _end_mark_fault(tokenizer: Any, config: PreTrainedConfig) -> str:
     return ""
 
 
-def _check_tokenizer(tokenizer: Any, config: PreTrainedConfig, folder: Path) -> None:
+def _check_tokenizer(tokenizer: Any, config: "PreTrainedConfig", folder: Path) -> None:
     known, tokens = len(tokenizer), getattr(config.text_config, "vocab_size", None)
     todo = "copy all files of the encoder's own tokenizer there, or save it there with save_pretrained"
     if tokens is not None and not tokens / 2 <= known <= tokens:
@@ -212,14 +225,18 @@ def load_processors(
 
     Raises ClipsentError if one is missing, the tokenizer is not the encoder's, or one wants to run code of its own.
     """
-    quiet_transformers()
+    transformers = import_transformers()
     with _loading(folder, "tokenizer or image processor cannot be loaded"):
         config = _plain_config(folder)
         if is_open_clip(folder):
+            from clipsent_nb.openclip import open_clip_processors
+
             tokenizer, image_processor = open_clip_processors(config)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            image_processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, trust_remote_code=False, backend="pil"
+            )
         family, positions = find_family(config, tokenizer), text_positions(config)
         tokenizer.model_max_length = min(tokenizer.model_max_length, family.tokens or positions, positions)
         tokenizer.padding_side = "right"
@@ -365,14 +382,14 @@ def load_tower(
 
     Raises ClipsentError if it is not such a model, or lacks weights.
     """
-    quiet_transformers()
+    transformers = import_transformers()
     flag, part = {"text": ("--text-encoder", "text_config"), "image": ("--image-encoder", "vision_config")}[tower]
     with _loading(folder, f"its {tower} tower cannot be loaded"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         dual = hasattr(config, part)
         own = getattr(config, part, config)
         options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
-        model, found = AutoModel.from_pretrained(folder, config=own, **options)
+        model, found = transformers.AutoModel.from_pretrained(folder, config=own, **options)
     lacking = [name for name in found["missing_keys"] if "pooler" not in name]
     if lacking or model.main_input_name != {"text": "input_ids", "image": "pixel_values"}[tower]:
         what = f"no model for {tower}s" if not lacking else f"its file has no {first_few(sorted(lacking))}"
@@ -395,18 +412,19 @@ def join_towers(
 
     Raises ClipsentError if one of them is unusable.
     """
-    from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
-
+    transformers = import_transformers()
     (reader, text_pooling), (viewer, image_pooling) = load_tower(text, "text"), load_tower(image, "image")
     width = max(reader.config.hidden_size, viewer.config.hidden_size)
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(viewer.config, reader.config, projection_dim=width)
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        viewer.config, reader.config, projection_dim=width
+    )
     config.text_pooling, config.image_pooling = text_pooling, image_pooling
-    encoder = VisionTextDualEncoderModel(config, viewer, reader)
+    encoder = transformers.VisionTextDualEncoderModel(config, viewer, reader)
     for projection in (encoder.text_projection, encoder.visual_projection):
         nn.init.eye_(projection.weight)
     with _loading(text, "its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(text, trust_remote_code=False)
     with _loading(image, "its image processor cannot be loaded"):
-        image_processor = AutoImageProcessor.from_pretrained(image, trust_remote_code=False, backend="pil")
+        image_processor = transformers.AutoImageProcessor.from_pretrained(image, trust_remote_code=False, backend="pil")
     for part in (encoder, tokenizer, image_processor):
         part.save_pretrained(folder)

@@ -391,9 +391,6 @@ def make_slices(
     return kept
 
 # %% ../nbs/10_errors.ipynb #dbdc6a24
-from scipy.stats import hypergeom
-
-
 def excess_p(
     inside: np.ndarray,  # Which posts are in the slice [N]
     around: np.ndarray,  # Which posts it is compared with, itself among them [N]
@@ -404,6 +401,8 @@ def excess_p(
 
     Source: Fisher, 1935, "The Logic of Inductive Inference"; posts are counted by `count_draws`.
     """
+    from scipy.stats import hypergeom
+
     outside = around & ~inside
     own_errors, own = count_draws(wrong[inside], groups[inside])
     errors, posts = count_draws(wrong[outside], groups[outside])

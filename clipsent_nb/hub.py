@@ -25,6 +25,13 @@ PATTERNS |= {"run": [*PATTERNS["processors"], "*.pt", "*.npz", "*.csv", "*.md"]}
 FLAGS: dict[Kind, str] = {"processors": "--model-name", "encoder": "--model-name", "run": "--weights"}
 
 
+def is_open_clip(
+    folder: Path,  # Of an encoder
+) -> bool:
+    "Whether only open_clip can read it."
+    return (folder / "open_clip_config.json").is_file() and not (folder / "config.json").is_file()
+
+
 def _is_whole(folder: Path, kind: Kind) -> bool:
     "Whether a cached folder has what the loaders need."
     if kind == "run" and (folder / "ensemble.json").is_file():
@@ -36,7 +43,7 @@ def _is_whole(folder: Path, kind: Kind) -> bool:
     combined = processor.is_file() and '"image_processor"' in processor.read_text(encoding="utf-8", errors="replace")
     wanted = [["config.json"], ["tokenizer.json", "vocab.*", "*.model"]]
     wanted += [] if combined else [["preprocessor_config.json"]]
-    if (folder / "open_clip_config.json").is_file() and not (folder / "config.json").is_file():
+    if is_open_clip(folder):
         wanted = []  # it says all
     wanted += [["*.safetensors", "*pytorch_model*.bin"]] if kind == "encoder" else []
     return all(any(any(folder.glob(pattern)) for pattern in patterns) for patterns in wanted)

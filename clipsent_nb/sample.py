@@ -18,25 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import (
-    AutoModel,
-    BertTokenizer,
-    ChineseCLIPConfig,
-    ChineseCLIPImageProcessorPil,
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPTokenizer,
-)
 
 from .cleaning import ASIAN, active_rules, clean_text
-from .encoders import quiet_transformers
+from .encoders import import_transformers
 from .files import ClipsentError, checked, first_few, naming_file, find_home
 from .scenes import SCENES, draw_scene
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizer, ChineseCLIPConfig, CLIPConfig, CLIPTokenizer
 
 # %% ../nbs/00b_sample.ipynb #0ae18486
 SHARED_WORDS = {
@@ -352,7 +347,10 @@ def learn_merges(
 
     Byte-pair encoding: Sennrich, Haddow and Birch, 2016, Neural Machine Translation of Rare Words with Subword Units.
     """
-    learner, rules = Tokenizer(models.BPE(end_of_word_suffix="</w>")), CLIPTokenizer().backend_tokenizer
+    learner, rules = (
+        Tokenizer(models.BPE(end_of_word_suffix="</w>")),
+        import_transformers().CLIPTokenizer().backend_tokenizer,
+    )
     learner.normalizer, learner.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     characters = sorted(ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
@@ -370,13 +368,13 @@ def learn_merges(
 def tiny_tokenizer(
     texts: Sequence[str],  # See `learn_merges`
     vocab_size: int = 2000,  # Upper limit, with the 512 bytes and the two marks
-) -> CLIPTokenizer:
+) -> "CLIPTokenizer":
     "Learn a CLIP tokenizer, which cuts at 77 tokens and pads with the end mark, from texts."
     merges, characters = learn_merges(texts, vocab_size - 514), sorted(ByteLevel.alphabet())
     pieces = [*characters, *(character + "</w>" for character in characters), *map("".join, merges)]
     pieces = dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"])
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return import_transformers().CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
 def sample_texts(
@@ -388,7 +386,7 @@ def sample_texts(
 # %% ../nbs/00b_sample.ipynb #eec31fee
 def character_tokenizer(
     texts: Sequence[str],  # Their characters become tokens
-) -> BertTokenizer:
+) -> "BertTokenizer":
     "Make a BERT tokenizer of characters, which cuts at 77 tokens."
     rules = active_rules({})
     found = {*string.printable, *"".join([*texts, *(clean_text(text, rules) for text in texts)])}
@@ -396,22 +394,24 @@ def character_tokenizer(
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = [*marks, *characters, *(f"##{character}" for character in characters if not ASIAN.match(character))]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    return BertTokenizer(vocab=vocabulary, model_max_length=77)
+    return import_transformers().BertTokenizer(vocab=vocabulary, model_max_length=77)
 
 # %% ../nbs/00b_sample.ipynb #88b766fa
 TINY_IMAGE_SIZE = 64  # pixels on each side
 
 
 def tiny_config(
-    tokenizer: CLIPTokenizer | BertTokenizer,  # Gives the vocabulary size and the ids of the marks
-) -> CLIPConfig | ChineseCLIPConfig:
+    tokenizer: "CLIPTokenizer | BertTokenizer",  # Gives the vocabulary size and the ids of the marks
+) -> "CLIPConfig | ChineseCLIPConfig":
     "Describe a CLIP, or with a tokenizer of BERT a Chinese-CLIP, of two layers, width 64 and about 260 thousand parameters."
     layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    if isinstance(tokenizer, CLIPTokenizer):
+    transformers = import_transformers()
+    english = isinstance(tokenizer, transformers.CLIPTokenizer)
+    if english:
         text = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("bos", "eos", "pad")}
     else:
         text = {"max_position_embeddings": 77, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return (CLIPConfig if isinstance(tokenizer, CLIPTokenizer) else ChineseCLIPConfig)(
+    return (transformers.CLIPConfig if english else transformers.ChineseCLIPConfig)(
         text_config={**layers, **text, "vocab_size": len(tokenizer)},
         vision_config={**layers, "image_size": TINY_IMAGE_SIZE, "patch_size": 8, "initializer_factor": 3.0},
         projection_dim=64,
@@ -425,17 +425,17 @@ def tiny_clip(
     language: str = "en",  # See `sample_posts`; zh makes it a Chinese-CLIP
 ) -> Path:
     "Write a small randomly initialised CLIP with its tokenizer and image processor; returns `directory`."
-    quiet_transformers()
+    transformers = import_transformers()
     learn = tiny_tokenizer if language == "en" else character_tokenizer
     tokenizer = learn(sample_texts(language) if texts is None else texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(tiny_config(tokenizer), trust_remote_code=False)
+        model = transformers.AutoModel.from_config(tiny_config(tokenizer), trust_remote_code=False)
     side = {"height": TINY_IMAGE_SIZE, "width": TINY_IMAGE_SIZE}
     if language == "en":
-        processor = CLIPImageProcessorPil(size={"shortest_edge": TINY_IMAGE_SIZE}, crop_size=side)
+        processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": TINY_IMAGE_SIZE}, crop_size=side)
     else:
-        processor = ChineseCLIPImageProcessorPil(size=side, crop_size=side)
+        processor = transformers.ChineseCLIPImageProcessorPil(size=side, crop_size=side)
     for part in (model, tokenizer, processor):
         part.save_pretrained(directory)
     return Path(directory)

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import scipy.optimize  # noqa: F401  now: scores need it and sklearn when a training may have filled the memory
-import sklearn.metrics  # noqa: F401
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -319,6 +317,9 @@ def begin(config: TrainConfig, inputs: RunInputs, folder: RunFolder, anew: bool)
 
     Raises ClipsentError if what the model reads was changed since the run began.
     """
+    import scipy.optimize  # noqa: F401  now: scores need it and sklearn when a training may have filled the memory
+    import sklearn.metrics  # noqa: F401
+
     if inputs.leaked:
         log.warning("warning: %d validation posts have copies in train; the score is not honest", len(inputs.leaked))
     if config.is_frozen(config.epochs - 1) and config.head_lr is None and config.lr == TrainConfig.lr:

@@ -118,6 +118,12 @@ def test_importing_the_package_and_the_command_line_is_light():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_the_flags_of_no_command_wait_for_what_only_its_work_needs():
+    late = "('transformers', 'sklearn', 'scipy.stats', 'scipy.optimize', 'accelerate', 'matplotlib', 'papermill')"
+    code = f"import sys; from clipsent_nb.cli import COMMANDS, load; [load(name) for name in COMMANDS]; print([name for name in {late} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_is_explained(command):
     function = load(command)
