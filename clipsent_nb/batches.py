@@ -475,7 +475,7 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """A run for each configuration; those that are complete are done, the others wait.
 
-    Raises ClipsentError if a folder holds another run and --overwrite is not set.
+    Raises ClipsentError if a folder holds another run and --overwrite is not set, or is not one run's own in the batch's.
     """
     runs = []
     for config, own in zip(configs, identities(configs), strict=True):
@@ -490,7 +490,13 @@ def plan_runs(
             todo = "choose another --output-dir, or replace it with --overwrite"
             raise ClipsentError(f"--output-dir {run.folder}", what, todo=todo)
         runs.append(run)
-    return list({run.folder: run for run in runs}.values())  # files of equal content make the same run
+    first = {}  # by folders, as file systems without upper and lower case tell them apart
+    for run in runs:
+        other = first.setdefault(run.folder.name.casefold(), run)
+        if run.folder.parent != batch.path or other.own != run.own or other.folder != run.folder:
+            what = f"a run of this batch needs a folder of its own in {batch.path}"
+            raise ClipsentError(f"--output-dir {run.folder}", what, todo="name another")
+    return list(first.values())  # files of equal content make the same run
 
 
 def describe_plan(

@@ -223,10 +223,17 @@ def idle_reason(
     setting: str,
 ) -> str:
     "Why a setting of a training would do nothing; empty if it does something."
-    from clipsent_nb.config import DEPENDED, apply_preset, why_idle
+    from clipsent_nb.config import DEPENDED, EFFECTS, apply_preset, why_idle
 
-    if name not in ("optimize", "mine", "heads", "preprocess", "grid") or "config" not in arguments:
+    if name not in ("optimize", "mine", "heads", "preprocess", "grid", "recipes") or "config" not in arguments:
         return ""
+    if name == "recipes":
+        if setting not in EFFECTS:
+            return ""
+        function = load(name)
+        planned = function.plan(**vars(arguments_of(function)(**arguments)))
+        reasons = [why_idle(config, setting) for config in planned]
+        return reasons[0] if all(reasons) else ""
     config = apply_preset(arguments["config"], arguments.get("preset"))
     if name == "grid":
         function = load(name)

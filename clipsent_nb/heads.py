@@ -7,7 +7,7 @@ __all__ = ['Contender', 'plot_variants', 'plot_differences', 'describe_variants'
 
 # %% ../nbs/06_heads.ipynb #399fe234
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
@@ -133,6 +133,18 @@ def make_contender(
         candidates = probabilities[-1][None] if epochs is None else epochs[:, rows]  # older runs kept no epochs
         predictions.append(cross_fit_answers(posts.label, candidates.argmax(axis=-1), posts.group))
     return Contender(name, np.stack(probabilities), np.stack(predictions), tuple(runs))
+
+
+def check_variant_name(
+    name: str,  # Written in a file
+    where: str,  # The place there
+    others: Collection[str] = (),  # Names before it
+) -> None:
+    "Raise ClipsentError if run folders named after a variant could not be told from those of another."
+    usable = re.fullmatch(r"\w[\w. -]{0,99}", name) and not re.search(r"(?i)(_seed\d+|[. ])$", name)
+    if not usable or name.casefold() in map(str.casefold, others):
+        todo = "choose another, of letters, digits, - and _, without _seed and a number at its end"
+        raise ClipsentError(where, "not a usable name", todo=todo)
 
 
 def split_name(

@@ -18,10 +18,10 @@ from clipsent_nb.files import Listing, checked, first_few, log, read_toml
 from clipsent_nb.config import TrainConfig
 
 # %% ../nbs/07_preprocess.ipynb #65b4ef92
-import re
 from pathlib import Path
 
 from .files import ClipsentError
+from .heads import check_variant_name
 
 
 def read_rule_sets(
@@ -32,13 +32,13 @@ def read_rule_sets(
     Raises ClipsentError that names the file and the set if something in it is not known.
     """
     tables = read_toml(path, "--rules-file")
-    choices = SWITCH_VALUES | {"image_aug": (True, False)}
+    choices, before = SWITCH_VALUES | {"image_aug": (True, False)}, []
     for name, switches in tables.items():
         where = f"--rules-file {path}, set {name!r}"
         if not isinstance(switches, dict):
             raise ClipsentError(where, "a set is a table", todo=f"write [{name}] above its rules")
-        if not re.fullmatch(r"[A-Za-z][\w-]*", name) or re.search(r"_seed\d+$", name) or name in RULE_SETS:
-            raise ClipsentError(where, "not a usable name", todo="choose another, of letters, digits, - and _")
+        check_variant_name(name, where, [*RULE_SETS, *before])
+        before.append(name)
         for rule, value in switches.items():
             if rule not in choices:
                 raise ClipsentError(where, f"no rule {rule!r}", todo=f"there are {', '.join(choices)}")

@@ -129,8 +129,12 @@ def refuse_non_finite(value: float, state: State, features: Features, rows: np.n
     if not math.isfinite(value):
         guids = first_few([features.inputs["train"].guids[row] for row in rows], len(rows))
         place = f"epoch {state.epoch + 1}, step {state.step + 1}, the batch of guids {guids}"
+        config = features.config
+        if config.head_lr is not None and config.is_frozen(state.epoch):
+            what = f"the loss is {value} in {place}"
+            raise ClipsentError(f"--head-lr {config.head_lr}", what, todo="lower --head-lr (1e-3 is usual)")
         todo = "lower --lr (8e-6 is usual), or try --precision fp32"
-        raise ClipsentError(f"--lr {features.config.lr}", f"the loss is {value} in {place}", todo=todo)
+        raise ClipsentError(f"--lr {config.lr}", f"the loss is {value} in {place}", todo=todo)
 
 # %% ../nbs/04_train.ipynb #4a1f9dd6
 def is_out_of_memory(error: BaseException) -> bool:
