@@ -1,4 +1,4 @@
-"""Starting: `import clipsent_nb`, `clipsent --help`, and a process up to its first training step or first answer.
+"""Starting: `import clipsent_nb`, `clipsent --help`, the flags of a training, and a process up to its first training step or first answer.
 
 python benchmarks/startup.py [--quick] [--json FILE]
 """
@@ -44,6 +44,7 @@ def main() -> None:
             "python": ["-c", ""],
             "import clipsent_nb": ["-c", "import clipsent_nb"],
             "clipsent --help": ["-m", "clipsent_nb.cli", "--help"],
+            "clipsent optimize --help": ["-m", "clipsent_nb.cli", "optimize", "--help"],
             "import torch, transformers": ["-c", "import torch, transformers.modeling_utils"],
             "first training step": ["-c", FIRST_STEP, str(root)],
             "clipsent predict --text --image": ["-m", "clipsent_nb.cli", "predict", *one],
