@@ -1231,6 +1231,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clipsent_nb.tables.csv_parts': ('tables.html#csv_parts', 'clipsent_nb/tables.py'),
                                     'clipsent_nb.tables.csv_rows': ('tables.html#csv_rows', 'clipsent_nb/tables.py'),
                                     'clipsent_nb.tables.find_columns': ('tables.html#find_columns', 'clipsent_nb/tables.py'),
+                                    'clipsent_nb.tables.guess_separator': ('tables.html#guess_separator', 'clipsent_nb/tables.py'),
                                     'clipsent_nb.tables.in_parts': ('tables.html#in_parts', 'clipsent_nb/tables.py'),
                                     'clipsent_nb.tables.is_plain': ('tables.html#is_plain', 'clipsent_nb/tables.py'),
                                     'clipsent_nb.tables.is_saved_dataset': ('tables.html#is_saved_dataset', 'clipsent_nb/tables.py'),

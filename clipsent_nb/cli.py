@@ -380,11 +380,16 @@ def prepare_process(
     words: Sequence[str],  # What follows it
 ) -> list[str]:
     "Settle what concerns the whole process; returns the words that concern the command alone."
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, or a program of Windows without a console
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if not sys.stderr.isatty():  # in a log file, a bar is a line now and then
         os.environ.setdefault("TQDM_MININTERVAL", "30")
+    if "inline" not in os.environ.get("MPLBACKEND", "inline"):  # left behind by an editor that shows figures itself
+        os.environ["MPLBACKEND"] = "agg"
     if name != "optimize":
         for variable in TOGETHER:
             os.environ.pop(variable, None)

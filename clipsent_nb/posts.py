@@ -184,7 +184,8 @@ def check_list(
             problems.append(Problem(row.guid, f"{file}:{row.line}", what.format(row=row), done))
 
     odd = ~rows.guid.map(is_guid).astype(bool)
-    report(odd, "guid {row.guid!r} has signs that no file name needs")
+    report(odd & (rows.guid == ""), "no id")
+    report(odd & (rows.guid != ""), "guid {row.guid!r} has signs that no file name needs")
     rows = rows[~odd]
     tags = rows.groupby("guid").label.nunique()
     if "text_path" in rows:

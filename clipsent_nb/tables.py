@@ -69,25 +69,46 @@ def open_text(path: Path, encoding: str, newline: str) -> TextIO:
     return io.StringIO(table_text(path, encoding), newline=newline)
 
 
+def guess_separator(
+    lines: Sequence[str],  # The first ones of a table
+) -> str:
+    "What the names and the first row have equally often, outside of quotes; else what the names have most often."
+
+    def count_cells(separator: str) -> int:
+        rows = csv.reader(lines, delimiter=separator, strict=True)
+        try:
+            widths = {len(row) for row in itertools.islice(filter(any, rows), 2)}
+        except csv.Error:
+            return 0
+        return min(widths, default=0) if len(widths) == 1 else 0
+
+    likely = max(",;\t", key=count_cells)
+    return likely if count_cells(likely) > 1 else max(",;\t", key=lines[0].count)
+
+
 def csv_rows(
     path: Path,  # Of a .csv or .tsv file
     encoding: str,  # See `decode_text`; auto: decided by the bytes
-) -> Iterator[list[str]]:
-    "Names, then cells as text; raises ValueError that names the line if a row has other cells than the first one has names."
+) -> Iterator[tuple[int, list[str]]]:
+    """The line where a row begins and its cells as text, the names first; rows of empty cells are left out.
+
+    Raises ValueError that names the line if a row has other cells than the first one has names.
+    """
     before, width = csv.field_size_limit(2**31 - 1), 0
     with open_text(path, encoding, "") as file:
         first = file.readline()
         written = re.fullmatch(r"sep=(.)\s*", first)
-        separator = written[1] if written else max(",;\t", key=first.count)
-        lines = file if written else itertools.chain([first], file)
-        reader = csv.reader(lines, delimiter=separator, strict=True)
+        head = [] if written else [first, *itertools.islice(file, 20)]
+        separator, line = written[1] if written else guess_separator(head), 1 + bool(written)
+        reader = csv.reader(itertools.chain(head, file), delimiter=separator, strict=True)
         try:
             for row in reader:
-                if len(row) < 2 and not "".join(row).strip():
+                began, line = line, 1 + reader.line_num + bool(written)
+                if not "".join(row).strip():
                     continue
                 if len(row) != (width := width or len(row)):
                     raise csv.Error(f"{write_count(len(row), 'cell')} instead of {width}")
-                yield row
+                yield began, row
         except csv.Error as error:
             line, what = reader.line_num + bool(written), f"put quotes around cells with a {separator!r} or a quote"
             raise ValueError(f"line {line}: {error}; {what}") from error
@@ -109,8 +130,8 @@ def optional_reader(path: Path) -> Iterator[None]:
         raise ClipsentError(path, what) from error
 
 
-def json_rows(path: Path, encoding: str) -> Iterator[dict]:
-    "The object in each line."
+def json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
+    "The number of each line and the object in it."
     with open_text(path, encoding, "\n") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -118,7 +139,7 @@ def json_rows(path: Path, encoding: str) -> Iterator[dict]:
             if not isinstance(row := json.loads(line), dict):
                 what = 'no JSON object; write one with all cells of a post, such as {"text": ...}'
                 raise ValueError(f"line {number}: {what}")
-            yield row
+            yield number, row
 
 # %% ../nbs/00e_tables.ipynb #02c600b5
 def read_saved_dataset(folder: Path) -> pd.DataFrame:
@@ -151,35 +172,49 @@ def in_parts(rows: Iterable, size: int) -> Iterator[list]:
 
 def csv_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
     rows = csv_rows(path, encoding)
-    names = next(rows, [])
-    yield from (pd.DataFrame(part, columns=names, dtype=object) for part in in_parts(rows, size))
+    _, names = next(rows, (1, []))
+    for part in in_parts(rows, size):
+        lines, cells = zip(*part, strict=True)
+        yield pd.DataFrame(list(cells), index=lines, columns=names, dtype=object)
 
 
 def json_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
-    yield from (pd.DataFrame(part, dtype=object) for part in in_parts(json_rows(path, encoding), size))
+    for part in in_parts(json_rows(path, encoding), size):
+        lines, cells = zip(*part, strict=True)
+        yield pd.DataFrame(list(cells), index=lines, dtype=object)
 
 
 def parquet_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        yield from (batch.to_pandas(integer_object_nulls=True) for batch in file.iter_batches(size))
+        first = 2  # counted as if a row of names stood before them
+        for batch in file.iter_batches(size):
+            yield batch.to_pandas(integer_object_nulls=True).set_axis(range(first, first + len(batch)))
+            first += len(batch)
 
 
 def read_workbook(path: Path) -> pd.DataFrame:
-    "The first sheet that has rows; a warning names further ones."
+    "The first sheet that has rows, under their numbers there; a warning names further ones."
     from openpyxl.utils.escape import unescape  # Excel writes a carriage return as _x000D_
 
-    sheets = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False, engine="openpyxl")
-    filled = [name for name, table in sheets.items() if len(table)] or list(sheets)[:1]
+    # The names are a row like the others, or pandas would call a second column text text.1
+    options = {"header": None, "dtype": str, "keep_default_na": False, "engine": "openpyxl"}
+    sheets = pd.read_excel(path, sheet_name=None, **options)
+    sheets = {name: table[table.fillna("").ne("").any(axis=1)] for name, table in sheets.items()}
+    filled = [name for name, table in sheets.items() if len(table) > 1] or list(sheets)[:1]
     if filled[1:]:
         what, todo = f"only its sheet {filled[0]} is read", "put all posts on one sheet, or make a file of each"
         log.warning("warning: %s: %s; %s have rows too (%s)", path.name, what, first_few(filled[1:]), todo)
-    return sheets[filled[0]].map(lambda cell: unescape(cell) if isinstance(cell, str) else cell)
+    table = sheets[filled[0]].map(lambda cell: unescape(cell) if isinstance(cell, str) else cell)
+    names = list(table.iloc[0]) if len(table) else []
+    return table.iloc[1:].set_axis(names, axis=1).set_axis(table.index[1:] + 1)
 
 
 def whole_parts(path: Path, encoding: str, size: int) -> Iterator[pd.DataFrame]:
     table = read_saved_dataset(path) if path.is_dir() else read_workbook(path)
+    if path.is_dir():
+        table.index += 2
     yield from (table.iloc[start : start + size] for start in range(0, len(table), size))
 
 
@@ -196,7 +231,7 @@ def read_cells(
     encoding: str = "auto",  # Of a text file; see `decode_text`
     size: int = WHOLE,  # Rows of a part
 ) -> Iterator[pd.DataFrame]:
-    """The table in a file, whatever kind it is, in parts.
+    """The table in a file, whatever kind it is, in parts, under the numbers of its lines or rows.
 
     Raises ClipsentError if the file is missing, of another kind or damaged, or needs a library that is not installed.
     """
@@ -208,7 +243,7 @@ def read_cells(
     table = None
     with optional_reader(path):
         for table in reader(path, encoding, size):
-            yield table.reset_index(drop=True)
+            yield table
     if table is None:
         raise ClipsentError(path, "no rows")
 
@@ -368,7 +403,8 @@ def read_post_table(
 
     Raises ClipsentError if the table or a column cannot be used.
     """
-    table = pd.concat(read_cells(path, encoding), ignore_index=True)
+    table = pd.concat(read_cells(path, encoding))
+    lines, table = table.index, table.reset_index(drop=True)
     found = find_columns(table, columns, path.name)
     cells = {part: table[name] for part, name in found.items()}
     guids = cells["id"].map(as_text) if "id" in cells else pd.Series(range(1, 1 + len(table))).map(str)
@@ -382,9 +418,7 @@ def read_post_table(
         words = [cell if isinstance(cell, str | bytes) else as_text(cell) for cell in cells["text"]]
         contents = [cell if isinstance(cell, bytes) else cell.encode(errors="surrogatepass") for cell in words]
         texts = [keep_content(content, ".txt", workspace) if content.strip() else "" for content in contents]
-    rows = pd.DataFrame(
-        {"guid": guids, "label": cells["label"].map(as_text).map(plain_name), "line": range(2, 2 + len(table))}
-    )
+    rows = pd.DataFrame({"guid": guids, "label": cells["label"].map(as_text).map(plain_name), "line": lines})
     rows = rows.assign(text_path=texts, image_path=[picture_path(cell, workspace) for cell in cells["image"]])
     if "group" in cells:
         groups = cells["group"].map(as_text)
