@@ -72,6 +72,14 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def shorten(
+    text: str,  # Such as a cell, or the name of a file
+    most: int = 80,  # Characters to keep of a longer one
+) -> str:
+    "A text as a message shows it."
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def first_few(
     items: Sequence[str],  # What to name
     most: int = 5,  # How many to name before counting the rest
@@ -127,9 +135,8 @@ def describe_error(
         return str(error)
     reason = error.strerror or first_line(error)
     what, done, todo = ADVICE.get(error.errno, (reason, "", ""))
-    return format_message(
-        error.filename or "this machine", f"{what} ({reason})" if what != reason else reason, done, todo
-    )
+    where = shorten(str(error.filename or "this machine"), 300)
+    return format_message(where, f"{what} ({reason})" if what != reason else reason, done, todo)
 
 # %% ../nbs/00a_files.ipynb #bf459d93
 def replace_file(
@@ -480,7 +487,7 @@ def settings_error(error: ValidationError, cls: type) -> ClipsentError:
     if first["type"] == "missing":
         return ClipsentError(flag, "lacks a value" if inside else what)
     value = first["input"] if isinstance(first["input"], str) else repr(first["input"])
-    return ClipsentError(f"{flag} {value if len(value) <= 80 else value[:80] + '…'}", what)
+    return ClipsentError(f"{flag} {shorten(value)}", what)
 
 # %% ../nbs/00a_files.ipynb #91a74b42
 @lru_cache
@@ -563,6 +570,11 @@ class _BesideBars(logging.Handler):
         from tqdm import tqdm
 
         tqdm.write(self.format(record), file=sys.stderr)
+        for bar in list(
+            getattr(tqdm, "_instances", ())
+        ):  # tqdm shows those too whose delay is not over, and leaves them
+            if bar.last_print_t < bar.start_t + bar.delay:
+                bar.clear()
 
 
 @checked

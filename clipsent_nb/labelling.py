@@ -48,13 +48,33 @@ def read_folder(folder: Path, workspace: Workspace) -> Iterator[pd.DataFrame]:
 # %% ../nbs/11e_labelling.ipynb #9f6ad312
 import re
 
-from clipsent_nb.files import FORMULA
+from clipsent_nb.files import FORMULA, shorten
 from clipsent_nb.tables import Columns, as_text, find_columns, names_files, picture_cell, read_cells
 
 
 def is_formula(guid: str) -> bool:
     "Whether an id is empty, or a spreadsheet would compute it instead of showing it; a negative number is none."
     return not guid or (re.match(FORMULA, guid) is not None and not guid.removeprefix("-").isdigit())
+
+
+def named_file(
+    name: str,  # In a cell
+    workspace: Workspace,  # Has the data root
+    where: str,  # The cell, for messages
+    needed: bool,  # Whether it must be there already
+) -> Path:
+    "The file of a post; raises ClipsentError that says where it is named if it cannot be one."
+    where = f"{where}: {shorten(name)!r}"
+    try:
+        file = post_file(name, workspace)
+        file.stat()
+    except ClipsentError as error:
+        raise ClipsentError(where, error.what, todo=error.todo) from error
+    except OSError as error:
+        if needed or not isinstance(error, FileNotFoundError):
+            what, todo = error.strerror, "name a file; pictures may also stand in a Parquet file, as bytes"
+            raise ClipsentError(where, what, todo=todo) from error
+    return file
 
 
 def read_rows(
@@ -76,17 +96,23 @@ def read_rows(
             found = find_columns(cells, columns, path.name, needed, ("id", "text", "image"))
         parts = {part: cells[name] if name in cells else [None] * len(cells) for part, name in found.items()}
         texts = [as_text(cell) or None for cell in parts.get("text", [None] * len(cells))]
+
+        rows = [f"{path.name}, row {number}" for number in cells.index]
         if str(found.get("text")).lower() == "text_path":
-            texts = [text and post_file(text.replace("\\", "/"), workspace) for text in texts]
+            pairs = zip(texts, rows, strict=True)
+            texts = [text and named_file(text.replace("\\", "/"), workspace, row, True) for text, row in pairs]
         elif first == 1 and names_files([text for text in texts if text][:5], workspace):
             what = f"column {found['text']} names files, such as {texts[0]}"
             raise ClipsentError(path, what, todo="call a column of text files text_path")
         pictures = [picture_cell(cell) or None for cell in parts.get("image", [None] * len(cells))]
-        pictures = [post_file(one, workspace) if isinstance(one, str) else one for one in pictures]
+        pictures = [
+            named_file(one, workspace, row, False) if isinstance(one, str) else one
+            for one, row in zip(pictures, rows, strict=True)
+        ]
         guids = list(map(as_text, parts["id"]) if "id" in parts else map(str, range(first, first + len(cells))))
         if odd := [number for number, guid in enumerate(guids) if not guid.isprintable() or is_formula(guid)]:
             what = f"the id {guids[odd[0]]!r} is empty, cannot be printed, or is a formula to a spreadsheet"
-            raise ClipsentError(f"{path.name}, row {first + odd[0]}", what, todo="write letters and digits")
+            raise ClipsentError(rows[odd[0]], what, todo="write letters and digits")
         yield pd.DataFrame({"guid": guids, "text": texts, "image": pictures}, dtype=object)
         first += len(cells)
 
@@ -112,7 +138,7 @@ def open_part(part: pd.DataFrame, encoding: str) -> pd.DataFrame:
         try:
             texts.append(read_text(text, encoding) if isinstance(text, Path) else (text, "utf-8"))
         except OSError as error:
-            raise ClipsentError(text, "no such text, or not readable") from error
+            raise ClipsentError(text, f"not readable ({error.strerror})") from error
         content = image.read_bytes() if isinstance(image, Path) and image.is_file() else image
         digests.append(digest(content) if isinstance(content, bytes) else "")
     opened = pd.DataFrame(texts, columns=["text", "encoding"], index=part.index, dtype=object)

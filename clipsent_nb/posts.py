@@ -28,6 +28,7 @@ from clipsent_nb.files import (
     log,
     parse_percent,
     read_table,
+    shorten,
     write_csv,
 )
 
@@ -95,7 +96,7 @@ def settle_problems(
 def _check_share(left_out: dict[str, Problem], total: int, where: Path | str, workspace: Workspace) -> None:
     "Warn about posts that were left out, or raise ClipsentError if they are too many."
     first = next(iter(left_out.values()))
-    file = first.file if len(first.file) <= 200 else f"{first.file[:80]!r}…"
+    file = first.file if len(first.file) <= 200 else repr(shorten(first.file))
     place = ": ".join(part for part in (first.guid and f"guid {first.guid}", file, first.what) if part)
     what = f"{len(left_out)} of {total} posts cannot be used; the first, {place}"
     allowed, some_left = int(round(parse_percent(workspace.max_bad) * total, 6)), len(left_out) < total
@@ -147,8 +148,7 @@ def read_list(
         if len(cells) == 2:
             rows.append((cells[0], plain_name(cells[1]), number))
         else:
-            shown = line if len(line) <= 80 else f"{line[:80]}…"
-            problems.append(Problem("", f"{path.name}:{number}", f"{shown!r} is not 'guid,tag'"))
+            problems.append(Problem("", f"{path.name}:{number}", f"{shorten(line)!r} is not 'guid,tag'"))
     if problems and not rows:
         where, what = path.parent / problems[0].file, f"{problems[0].what}, nor is any other line"
         raise ClipsentError(where, what, todo="one comma or tab stands between guid and tag")

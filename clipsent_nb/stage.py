@@ -53,8 +53,9 @@ def table_digest(
     if key not in known:
         content, names = path.read_bytes(), []
         if path.suffix == ".csv" and b"_path" in content.partition(b"\n")[0]:
-            table = read_table(path)
-            names = [name for column in ("text_path", "image_path") if column in table for name in table[column]]
+            with suppress(ClipsentError):  # a table of somebody's own kind, see `table_files`
+                table = read_table(path)
+                names = [name for column in ("text_path", "image_path") if column in table for name in table[column]]
         for name in names:
             if name not in known:
                 known[name] = None
@@ -96,19 +97,24 @@ def find_encoders(plan: Plan) -> list[Path]:
     return [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*")) if path.is_file()]
 
 # %% ../nbs/13_stage.ipynb #3caeb04c
-def table_pictures(plan: Plan, name: str) -> list[Path]:
-    "The files that the pictures of a table of posts are in; none where they stand in its cells, or it is no table."
-    from clipsent_nb.tables import Columns, find_columns, picture_cell, read_cells
+def table_files(plan: Plan, name: str) -> list[Path]:
+    "The files that a table of posts names; none where texts and pictures stand in its cells, or it is no table."
+    from clipsent_nb.tables import Columns, as_text, find_columns, picture_cell, read_cells
 
     workspace, values = plan.workspace, plan.values
-    path, own = workspace.posts_root / name, {one.name for one in fields(Columns)}
+    path, own, names, files = workspace.posts_root / name, {one.name for one in fields(Columns)}, [], []
     with suppress(ClipsentError):  # the step itself says what is wrong
         columns = Columns(**{name: value for name, value in values.items() if name in own})
         table = pd.concat(read_cells(path, values.get("encoding", "auto")), ignore_index=True)
-        column = find_columns(table, columns, path.name, (), ["image"]).get("image")
-        names = map(picture_cell, table[column]) if column is not None else ()
-        return [post_file(name, workspace) for name in names if isinstance(name, str) and name]
-    return []
+        found = find_columns(table, columns, path.name, (), ["text", "image"])
+        names = map(picture_cell, table[found["image"]]) if "image" in found else []
+        names = [name for name in names if isinstance(name, str)]
+        if str(found.get("text")).lower() == "text_path":
+            names += [as_text(cell).replace("\\", "/") for cell in table[found["text"]]]
+    for name in filter(None, names):
+        with suppress(ClipsentError):  # so that one that leads out of the data root hides no change of the others
+            files.append(post_file(name, workspace))
+    return files
 
 
 def step_inputs(
@@ -132,7 +138,7 @@ def step_inputs(
     if plan.name == "predict" and not plan.values.get("test_file"):
         inputs["list"] = digest(digest_content([posts / LISTS["test"]], workspace))
     if table := plan.values.get({"splits": "table", "predict": "test_file"}.get(plan.name)):
-        inputs["pictures"] = digest(digest_content(table_pictures(plan, str(table)), workspace))
+        inputs["pictures"] = digest(digest_content(table_files(plan, str(table)), workspace))
     if encoders := find_encoders(plan):
         inputs["encoder"] = digest(digest_content(encoders, workspace))
     return inputs

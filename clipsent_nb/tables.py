@@ -12,6 +12,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -362,8 +363,7 @@ def names_files(
     workspace: Workspace,  # Has the data root
 ) -> bool:
     "Whether all texts are names of files."
-    short = all(0 < len(text) < 200 and "\0" not in text for text in texts)
-    return bool(texts) and short and all((workspace.posts_root / text).is_file() for text in texts)
+    return bool(texts) and all(text and os.path.isfile(workspace.posts_root / text) for text in texts)
 
 
 def picture_cell(cell: object) -> bytes | str:

@@ -16,7 +16,7 @@ LONG = (
     "03a_stats 05_grid 05a_batches 06_heads 06a_recipes 07_preprocess 08_robustness 09_badcases 10_errors 11a_explain"
 )
 LONG += " 12_compare 12a_ensemble reports/grid reports/heads reports/preprocess"
-LONG += " 04c_card 09a_augment 11b_export 13_stage report reports/badcases"
+LONG += " 04c_card 09a_augment 11b_export 13_stage report reports/badcases reports/compare"
 # Whole words only: what stands beside a digit may be part of a digest or of an address.
 WORD = re.compile(r"\b[^\W\d_]{3,}\b")
 

@@ -77,6 +77,7 @@ def test_a_setting_that_does_nothing_is_no_recipe(root):
     parse("recipes", [*words, "--file", "idle.toml"])
 
 
+@pytest.mark.slow
 def test_nothing_is_compared_with_another_recipe_where_the_first_has_failed(root):
     file, shared = root / "failing.toml", settings_in(root, head_lr=LEFT)
     zeta, others = "[zeta]\nhead_lr = 1e30\n", "[alpha]\n[beta]\nhead_variant = 'mlp'\n"

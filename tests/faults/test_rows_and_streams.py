@@ -81,7 +81,7 @@ def test_the_way_an_editor_shows_figures_concerns_no_command_and_no_report(monke
     assert os.environ["MPLBACKEND"] == report.KERNEL_VARIABLES["MPLBACKEND"]
 
 
-@pytest.mark.parametrize("closed", ["sys.stderr = None", "sys.stdout = None", "sys.stdout = sys.stderr = None"])
+@pytest.mark.parametrize("closed", ["sys.stderr = None", "sys.stdout = sys.stderr = None"])
 def test_a_process_without_a_stream_works(tmp_path, closed):
     code = (
         f"import sys; {closed}; from clipsent_nb.cli import main; sys.exit(main(['sample', {str(tmp_path / 's')!r}]))"
