@@ -19,6 +19,7 @@ _HOMES = {
     "make_splits": "data",
     "read_split": "data",
     "TrainConfig": "config",
+    "apply_preset": "config",
     "Run": "runs",
     "fit": "train",
     "TrainedModel": "trained",

@@ -637,6 +637,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clipsent_nb.files.settings_error': ('files.html#settings_error', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.shorten': ('files.html#shorten', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.show_progress': ('files.html#show_progress', 'clipsent_nb/files.py'),
+                                   'clipsent_nb.files.suggest': ('files.html#suggest', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.sweep': ('files.html#sweep', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.unicode_of': ('files.html#unicode_of', 'clipsent_nb/files.py'),
                                    'clipsent_nb.files.write_count': ('files.html#write_count', 'clipsent_nb/files.py'),

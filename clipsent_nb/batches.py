@@ -176,8 +176,8 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        "What it is called: by its folder where many settings vary."
-        return name_runs([self.values])[0] if len(self.values) < 5 else self.folder.name
+        "What it is called: by its folder where many settings vary, or the posts as in a fold."
+        return self.folder.name if len(self.values) > 4 or "val_csv" in self.values else name_runs([self.values])[0]
 
     def is_complete(self) -> bool:
         "Whether the folder holds this run, complete."
@@ -547,7 +547,7 @@ def _describe_progress(run: PlannedRun) -> str:
     "Which epoch a run is in."
     history = run.folder / "history.csv"
     done = max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.is_file() else 0
-    return f"{run.name}: {done} of {run.config.epochs} epochs"
+    return f"{run.name}: {done} of {run.config.epochs} epochs" if done else f"{run.name}: before its first epoch"
 
 
 def execute_runs(

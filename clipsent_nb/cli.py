@@ -114,11 +114,10 @@ def print_help(
         pass
 
 # %% ../nbs/cli.ipynb #c11f0002
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.files import ClipsentError, suggest
 
 
 def settable(function: Callable) -> dict[str, object]:
@@ -159,8 +158,7 @@ def read_flags(
                 raise ClipsentError(word, "takes no value", todo=f"write {flag}, or {flag.replace('--', '--no-', 1)}")
             flag = add_value(values, off.get(flag) or names[flag], str(flag not in off).lower(), known)
         elif flag not in names:
-            near = difflib.get_close_matches(flag, [*names, *off], n=1)
-            raise ClipsentError(flag, "no such flag", todo=f"did you mean {near[0]}?" if near else "see --help")
+            raise ClipsentError(flag, "no such flag", todo=suggest(flag, [*names, *off], "see --help"))
         elif equals:
             flag = add_value(values, names[flag], value, known)
     if flag and names[flag] not in values:
@@ -406,8 +404,7 @@ def call_command(
     Raises ClipsentError for an unknown command or flag, and whatever the command raises.
     """
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        raise ClipsentError(repr(name), "no such command", todo=f"did you mean {near[0]}?" if near else "see --help")
+        raise ClipsentError(repr(name), "no such command", todo=suggest(name, COMMANDS, "see --help"))
     if {"-h", "--help"}.intersection(words):
         print_help(name)
         return

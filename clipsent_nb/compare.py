@@ -128,7 +128,7 @@ def describe_settings(
 from clipsent_nb.heads import compare_contenders
 from clipsent_nb.stats import NOT_JUDGED, judge
 
-BASELINE_ALONE = "not judged: the baseline has one seed"  # of a reference, which needs none
+BASELINE_ALONE = "not judged: the baseline has one seed"  # of a reference, which needs none, or of several seeds
 
 
 def compare_with_first(
@@ -141,8 +141,8 @@ def compare_with_first(
     columns = {"difference": "difference", "low": "difference_low", "high": "difference_high", "p": "p"}
     table = pd.DataFrame(rows, columns=[*columns, "seeds", "mcnemar_p"])
     judged = judge(table.dropna(subset="p"))
-    trained = [one.predictions.ndim > 1 for one in contenders]
-    judged.verdict = judged.verdict.mask(judged.verdict.eq(NOT_JUDGED) & ~pd.Series(trained), BASELINE_ALONE)
+    alone = [one.predictions.ndim > 1 and len(one.predictions) == 1 for one in contenders]
+    judged.verdict = judged.verdict.mask(judged.verdict.eq(NOT_JUDGED) & ~pd.Series(alone), BASELINE_ALONE)
     return judged.reindex(table.index).drop(columns="seeds").rename(columns=columns)
 
 # %% ../nbs/12_compare.ipynb #5f72c968
@@ -529,7 +529,7 @@ def ask_for_seeds(
 ) -> list[str]:
     "What to type for seeds that are lacking: of the baseline, and of the highest run that was not judged."
     others, first = place_other_seeds(contenders, config.project_root), contenders[0]
-    lacking = table.model[(table.verdict == NOT_JUDGED) & (table.kind == "run")].tolist()
+    lacking = table.model[table.verdict.isin([NOT_JUDGED, BASELINE_ALONE]) & (table.kind == "run")].tolist()
     asked = [one for one in contenders if lacking and (one is first or one.name == lacking[0])]
     alone = [one.runs[0] for one in asked if len(one.runs) == 1 and one.name not in others]
     commands = [repeat_command(run, config) for run in alone if run.config.get("kind") != "ensemble"]

@@ -173,7 +173,7 @@ class TrainConfig(Workspace):
 # %% ../nbs/03c_config.ipynb #238e8a5a
 from dataclasses import dataclass
 
-from .files import log
+from .files import log, suggest
 
 
 @dataclass(frozen=True)
@@ -204,15 +204,17 @@ def preset_settings(
     Raises ClipsentError for an unknown name.
     """
     if name not in PRESETS:
-        raise ClipsentError(f"--preset {name}", "unknown", todo=f"choose one of {', '.join(PRESETS)}")
+        raise ClipsentError(f"--preset {name}", "unknown", todo=suggest(name, PRESETS))
     return {**PRESETS[name].settings, **given}
 
 
 def log_preset(
     name: str,  # A key of `PRESETS`
+    given: Iterable[str] = (),  # Settings that win over those of the preset
 ) -> None:
-    "Say in the log which flags a preset stands for."
-    log.info("--preset %s: %s", name, write_flags(PRESETS[name].settings) or "the defaults")
+    "Say in the log which flags a preset stands for, but for those that are overruled."
+    settings = {key: value for key, value in PRESETS[name].settings.items() if key not in given}
+    log.info("--preset %s: %s", name, write_flags(settings) or "the defaults")
 
 
 def apply_preset(

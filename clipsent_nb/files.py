@@ -24,6 +24,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from difflib import get_close_matches
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, field, make_dataclass
 from functools import lru_cache, wraps
@@ -87,6 +88,17 @@ def first_few(
     "The first few `items`, joined by commas, and how many more there are."
     rest = len(items) - most
     return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def suggest(
+    word: str,  # Something that does not exist
+    known: Iterable[str],  # What there is
+    todo: str = "",  # What to say where nothing is like it; default: what there is
+) -> str:
+    "What to do about a name that does not exist: the one that was meant, perhaps."
+    known = list(known)
+    near = [name for name in known if word.rstrip("-") and name.startswith(word)] or get_close_matches(word, known, 1)
+    return f"did you mean {' or '.join(near)}?" if near else todo or f"there are {', '.join(known)}"
 
 
 def write_count(
@@ -368,6 +380,7 @@ def read_toml(
         raise ClipsentError(f"{flag} {path}", "is a folder" if path.is_dir() else "no such file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         todo = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        todo = 'put text in quotes, such as preset = "quick"' if "Invalid value" in str(error) else todo
         raise ClipsentError(f"{flag} {path}", f"not TOML ({first_line(error)})", todo=todo) from error
 
 # %% ../nbs/00a_files.ipynb #f63cd1c2
@@ -480,7 +493,10 @@ def settings_error(error: ValidationError, cls: type) -> ClipsentError:
     name, *inside = first["loc"]
     flag = flag_of(known[name] if isinstance(name, int) and name < len(known) else str(name))
     if first["type"] in ("unexpected_keyword_argument", "unexpected_positional_argument"):
-        return ClipsentError(flag, "no such setting", todo=f"there are {', '.join(known)}")
+        if flag == "--preset":
+            todo = "in Python, `apply_preset(config, 'quick')` gives a configuration with one"
+            return ClipsentError(flag, "no such setting", todo=todo)
+        return ClipsentError(flag, "no such setting", todo=suggest(str(name), known))
     what = COMPLAINTS.get(first["type"]) or re.sub(r"^Input should|^Value error, must", "must", first["msg"])
     if first["type"].startswith("dataclass"):
         return ClipsentError(flag[2:], what)

@@ -58,8 +58,8 @@ def optimize(
     holds another run.
     """
     if preset:
-        config = apply_preset(config, preset)
-        log_preset(preset)
+        given, config = config.given, apply_preset(config, preset)
+        log_preset(preset, given)
     run = fit(config)
     if not process_state().is_main_process:
         return ""

@@ -373,6 +373,7 @@ def predict_file(
     if outputs[1].exists() and (others := find_twins(path)):
         what = f"{outputs[1].name} beside it belongs to {others[0].name}"
         raise ClipsentError(f"--output {path}", what, todo="choose another name")
+    before = path.read_bytes().splitlines() if path.is_file() else []
     classifier = Classifier.load(weights, workspace, model_name)
     halves = {"text": text, "image": image}
     if alone and (
@@ -395,6 +396,8 @@ def predict_file(
             engine = partial(answer_on_ray, cluster, (fetch_run(weights, workspace).resolve(), workspace, model_name))
         parts = own or find_parts(source, columns, workspace, encoding, classifier.may_lack)
         tags, abstained = label_posts(classifier, parts, source, outputs, threshold, how, engine)
+    if lost := len(set(before) - set(path.read_bytes().splitlines())):
+        log.info("%s: replaced; %d of %s were others", path, lost, write_count(len(before) - 1, "answer"))
     answers = ", ".join(f"{tags[label]} {label}" for label in classifier.labels)
     unsure = f"; {abstained} abstained, below a confidence of {threshold:.3f}" if threshold else ""
     log.info("%s: %s%s", write_count(tags.total(), "post"), answers, unsure)

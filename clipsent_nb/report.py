@@ -10,6 +10,7 @@ __all__ = ['ASIAN_FONTS', 'IDLE', 'KERNEL_VARIABLES', 'template', 'write_page', 
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from shutil import rmtree
 from subprocess import PIPE, STDOUT, Popen
 
 import clipsent_nb
-from .files import ClipsentError, atomic_write, first_line, naming_file, replace_file
+from .files import ClipsentError, atomic_write, first_line, naming_file, progress_bar, replace_file
 
 # %% ../nbs/report.ipynb #1f41bc29
 def template(
@@ -526,13 +527,19 @@ def execute(
     kernel, started, clean = take_kernel(threads), time.monotonic(), False
     try:
         run = kernel.thread.submit(run_notebook, kernel, source, Path(folder), parameters)
+        own = threading.current_thread() is threading.main_thread()  # the runs of a batch have one bar together
+        bar = progress_bar(description="report", bar_format="{desc}: {elapsed}", delay=2, leave=False) if own else None
         while not wait([run], timeout=0.2).done:
+            if own:
+                bar.update()
             late = minutes and time.monotonic() - started > 60 * minutes
             reason = f"over its time limit of {minutes:.3g} minutes" if late else watch()
             if reason and not kernel.killed_for:
                 kernel.kill(reason)
         clean = not run.result()
     finally:
+        if own:
+            bar.close()
         if clean and IDLE is not None:
             IDLE.append(kernel)
         else:

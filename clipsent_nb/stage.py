@@ -531,7 +531,7 @@ def choose_steps(
     wanted, unwanted = ([name.strip() for name in names.split(",") if name.strip()] for names in (only, skip))
     for flag, names in (("--only", wanted), ("--from", [start] if start else []), ("--skip", unwanted)):
         if unknown := [name for name in names if name not in STEPS]:
-            raise ClipsentError(f"{flag} {', '.join(unknown)}", "no such step", todo=f"there are {', '.join(STEPS)}")
+            raise ClipsentError(f"{flag} {', '.join(unknown)}", "no such step", todo=suggest(unknown[0], STEPS))
     later = list(STEPS)[list(STEPS).index(start or "splits") :]
     steps = [name for name in later if (not wanted or name in wanted) and name not in unwanted]
     if not steps:
@@ -539,7 +539,7 @@ def choose_steps(
     return steps
 
 # %% ../nbs/13_stage.ipynb #c0000007
-from .files import Listing, checked, locked
+from .files import Listing, checked, locked, suggest
 
 
 @checked
@@ -565,6 +565,10 @@ def run_stage(
     before, known = read_record(workspace), {}
     if trainings := describe_trainings(refuse_early(plans, before, overwrite, known)):
         log.info("%s", trainings)
+        if any(plan.name == "baseline" and len(plan.seeds) == 1 for plan in plans):
+            log.info(
+                "the baseline has one seed, so compare will judge nothing; [baseline] seeds = [42, 43, 44] lets it"
+            )
     with locked(workspace.resolve("outputs/reports"), "--project-root"):
         record = do_steps(plans, workspace, overwrite, known)
         page = workspace.resolve("outputs/reports/index.html")

@@ -93,7 +93,7 @@ DEFAULTS = """\
 # over those of [train]. strict, max_bad and the like in [train] hold in every step. [baseline] and [retrain] also
 # take seeds = [42, 43, 44]: with one seed each, no difference between them is judged.
 [splits]
-[baseline]  # `clipsent optimize`
+[baseline]  # `clipsent optimize`; with a preset in [train], the lines on its length hold only if they are written
 head_variant = "base"
 epochs = 5
 freeze_epochs = 0
@@ -122,7 +122,7 @@ batch_size = 4
 import tomllib
 from pathlib import Path
 
-from clipsent_nb.files import ClipsentError
+from clipsent_nb.files import ClipsentError, suggest
 
 
 def read_preset(where: str, name: object, given: Mapping[str, object]) -> dict[str, object]:
@@ -148,7 +148,7 @@ def read_settings(
     where, written = f"--settings {path}", {}
     for table, values in read_toml(Path(path), "--settings").items():
         if table not in settings:
-            raise ClipsentError(where, f"no table [{table}]", todo=f"there are {', '.join(settings)}")
+            raise ClipsentError(where, f"no table [{table}]", todo=suggest(table, settings))
         if not isinstance(values, dict):
             raise ClipsentError(where, f"{table} is no table", todo=f"write its settings below one line [{table}]")
         own = {} if "preset" in values else settings[table]  # a preset stands before defaults that nobody wrote
@@ -156,11 +156,11 @@ def read_settings(
         written[table] = values
     if preset := settings["train"].pop("preset", None):
         settings["train"] = read_preset(f"{where}: [train]", preset, settings["train"])
-        for table in set(settings) - {"train"}:
+        for table in set(settings) - {"train"}:  # a preset says how long to train, so no half of other defaults stays
             settings[table] = {
                 key: value
                 for key, value in settings[table].items()
-                if key in written.get(table, {}) or key not in settings["train"]
+                if key in written.get(table, {}) or key not in {*settings["train"], "early_stop"}
             }
     return settings
 
@@ -258,8 +258,8 @@ def refuse_unknown(
                     plan.where, f"[{table}] {key} leaves no files, so it is no step", todo="leave it out"
                 )
             if key not in known:
-                names = ", ".join(sorted({*known} - DECIDED - {*plan.step.paths}))
-                raise ClipsentError(plan.where, f"[{table}] has no setting {key}", todo=f"there are {names}")
+                names = sorted({*known} - DECIDED - {*plan.step.paths})
+                raise ClipsentError(plan.where, f"[{table}] has no setting {key}", todo=suggest(key, names))
 
 
 def refusal(
