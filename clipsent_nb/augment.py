@@ -35,7 +35,7 @@ from clipsent_nb.files import (
 )
 from .labels import find_labels
 from .posts import settle_problems
-from .tables import path_from
+from .tables import lone_groups, path_from
 
 # %% ../nbs/09a_augment.ipynb #ba0a755f
 from .inputs import find_files, refresh_content
@@ -378,7 +378,7 @@ def find_sources(
         raise ClipsentError(path, what, todo="give that file, or mine again")
     sources_there = f"{write_count(len(foreign), 'source is', 'sources are')} not in --train-csv: guid {guids}"
     log.warning("warning: %s. If they validate, scores leak", sources_there)
-    foreign = foreign if "group" in foreign else foreign.assign(group=foreign.guid)
+    foreign = foreign if "group" in foreign else foreign.assign(group=lone_groups(foreign.guid))
     return pd.concat([sources, refresh_content(foreign, workspace, path)])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from .copies import duplicate_groups
+from .copies import copy_groups, duplicate_groups
 from .data import fold_tables, read_split
 from .decoding import open_image, read_text
 from clipsent_nb.files import (
@@ -168,7 +168,7 @@ def score_posts(
     quality, suspect = score_labels(ids, probabilities, classes)
     wrong, conflict = (
         table.pred_label != table.true_label,
-        find_conflicts(table.rename(columns={"true_label": "label"})),
+        find_conflicts(table.rename(columns={"true_label": "label"}).assign(group=copy_groups(table))),
     )
     kind = np.select([conflict != "", suspect & wrong, wrong], ["conflict", "label", "model"], "unsure")
     reason = np.select([wrong, table.confidence < min_confidence], ["wrong", "low_conf"], "")

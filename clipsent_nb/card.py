@@ -193,6 +193,9 @@ def encoder_name(config: Mapping[str, object]) -> str:
     return base_model(config) or f"an encoder from a folder ({plain_name(Path(str(config['model_name'])).name)})"
 
 # %% ../nbs/04c_card.ipynb #9bad41fa
+import math
+
+
 def describe_worst(
     corruptions: Mapping[str, Mapping[str, object]],  # Of robustness_metrics.json, by their names
 ) -> list[str]:
@@ -201,8 +204,11 @@ def describe_worst(
     if not tried:
         return []
     name, worst = max(tried.items(), key=lambda pair: pair[1]["drop"])
-    cost = f"{worst['drop']:.3f} of macro-F1 on average over its severities, {worst['relative_drop']:.0%} of the score"
-    return [f"Of {len(tried)} kinds of damage, {plain_name(name).replace('_', ' ')} costs most: {cost}."]
+    share = worst["relative_drop"]
+    of_score = f", {share:.0%} of the score" if share is not None and math.isfinite(share) else ""
+    cost = f"{worst['drop']:.3f} of macro-F1 on average over its severities{of_score}"
+    kinds = write_count(len(tried), "kind")
+    return [f"Of {kinds} of damage, {plain_name(name).replace('_', ' ')} costs most: {cost}."]
 
 # %% ../nbs/04c_card.ipynb #d5a17f0f
 def model_card(

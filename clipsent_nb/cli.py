@@ -296,8 +296,8 @@ def parse(
     if preset := values.pop("preset", None):
         from clipsent_nb.config import log_preset, preset_settings
 
+        log_preset(preset, values)
         values = preset_settings(preset, values)
-        log_preset(preset)
     arguments = bind_values(function, values)
     refuse_idle_settings(name, arguments, typed)
     return partial(function, **arguments)
@@ -386,6 +386,8 @@ def prepare_process(
             stream.reconfigure(errors="backslashreplace")
     if not sys.stderr.isatty():  # in a log file, a bar is a line now and then
         os.environ.setdefault("TQDM_MININTERVAL", "30")
+    elif not os.get_terminal_size(sys.stderr.fileno()).columns:  # it does not say, and a bar of no width is empty
+        os.environ.setdefault("TQDM_NCOLS", "80")
     if "inline" not in os.environ.get("MPLBACKEND", "inline"):  # left behind by an editor that shows figures itself
         os.environ["MPLBACKEND"] = "agg"
     if name != "optimize":

@@ -7,6 +7,7 @@ __all__ = ['BASELINE', 'plot_against', 'plot_calibration', 'Ranking', 'compare']
 
 # %% ../nbs/12_compare.ipynb #e91ce5da
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,15 +32,27 @@ def deciding_settings(run: Run) -> dict[str, object]:
 def group_seeds(
     runs: Sequence[Run],  # Finished runs
 ) -> list[list[Run]]:
-    "Runs that differ in nothing but the seed together; a second run with the same seed stays apart."
-    groups: dict[tuple[str, int], list[Run]] = {}
-    seen: dict[tuple[str, int], int] = {}
+    """Runs that differ in nothing but the seed together; a second run with the same seed stays apart.
+
+    Those of one folder are not parted, if the runs of another folder share a seed with them.
+    """
+    batches: dict[tuple[str, Path, int], list[Run]] = {}
+    seen: Counter[tuple[str, Path, int]] = Counter()
     for run in runs:
-        key = json.dumps(deciding_settings(run))
-        copy = seen.get((key, run.config["seed"]), 0)
-        seen[key, run.config["seed"]] = copy + 1
-        groups.setdefault((key, copy), []).append(run)
-    return list(groups.values())
+        key = json.dumps(deciding_settings(run)), run.folder.parent
+        batches.setdefault((*key, seen[*key, run.config["seed"]]), []).append(run)
+        seen[*key, run.config["seed"]] += 1
+    groups: list[tuple[str, list[Run]]] = []
+    for (settings, *_), own in batches.items():
+        seeds = {run.config["seed"] for run in own}
+        fitting = [
+            one for key, one in groups if key == settings and seeds.isdisjoint(run.config["seed"] for run in one)
+        ]
+        if fitting:
+            fitting[0].extend(own)
+        else:
+            groups.append((settings, own))
+    return [group for _, group in groups]
 
 
 from clipsent_nb.files import Listing, checked, first_few
@@ -395,9 +408,20 @@ BASELINE = TrainConfig(
 )
 
 # %% ../nbs/12_compare.ipynb #3ae20fdc
+import re
+from difflib import get_close_matches
+
 from clipsent_nb.files import flag_of, log, write_count
 from clipsent_nb.config import overruled_flags, trains_encoder
 from clipsent_nb.train import fit
+
+
+def slip_of(name: str, others: Sequence[str]) -> str:
+    "The name that was meant, if one has nearly the same letters; another number is no slip."
+    alike = [
+        one for one in others if abs(len(one) - len(name)) < 2 and re.sub(r"\d", "", one) != re.sub(r"\d", "", name)
+    ]
+    return next(iter(get_close_matches(name, alike, 1, 0.8)), "")
 
 
 def make_baseline(
@@ -414,6 +438,10 @@ def make_baseline(
             todo = "name a run, and the ensemble by --runs"
             raise ClipsentError(f"--output-dir {config.output_dir}", "an ensemble, which is no baseline", todo=todo)
     else:
+        others = [path.parent.name for path in sorted(folder.parent.glob("*/metrics.json"))]
+        if not folder.is_dir() and (meant := slip_of(folder.name, others)):
+            todo = f"did you mean {config.output_dir.parent / meant}? `clipsent optimize` trains one of another name"
+            raise ClipsentError(f"--output-dir {config.output_dir}", "no run is there", todo=todo)
         how = "the encoder is trained too" if trains_encoder(config) else "the head alone, the encoder stays frozen"
         way_out = "--output-dir RUN takes a finished run as the baseline"
         epochs = write_count(config.epochs, "epoch")
@@ -456,6 +484,7 @@ def gather_contenders(
     names = name_groups([[baseline] if baseline in group else group for group in groups], config.project_root)
     contenders += [make_contender(name, group, posts) for name, group in zip(names, groups, strict=True)]
     if references:
+        log.info("fitting the references: %s", ", ".join(REFERENCES))
         train, val = baseline_posts(baseline, config)
         texts = val.set_index("guid").text[posts.guid]
         contenders += fit_references(train.text, train.label, texts, baseline.classes)
@@ -494,7 +523,6 @@ def place_other_seeds(
     return {name: [place(run.folder) for run in runs] for name, runs in others.items() if runs}
 
 # %% ../nbs/12_compare.ipynb #dafcde5e
-import re
 import shlex
 
 from clipsent_nb.config import EXECUTION_ONLY, config_values, write_flags
@@ -587,9 +615,11 @@ def compare(
     if csv.suffix != ".csv":
         raise ClipsentError(f"--output-csv {csv}", "not the name of a table", todo="give one that ends in .csv")
     comparable_runs(config, runs)  # before the long work
-    if (path := config.resolve(config.val_csv)).is_file():
+    there = (config.resolve(config.output_dir) / "metrics.json").is_file() and not config.overwrite
+    if not there and (path := config.resolve(config.val_csv)).is_file():
         refuse_one_group(read_split(path).group, path)
-    make_baseline(config)
+    baseline = make_baseline(config)
+    refuse_one_group(baseline.predictions.group, config.resolve(baseline.config["val_csv"]))
     posts, contenders, left_out = gather_contenders(config, runs, references)
     warn_of_absent(absent_classes(posts.label, contenders[0].runs[0].classes))
     table = rank_contenders(posts, contenders)

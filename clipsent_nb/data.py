@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .copies import CONTENT, duplicate_groups, inspect_posts
+from .copies import CONTENT, copy_groups, duplicate_groups, inspect_posts
 from .decoding import LEGACY, check_encoding
 from clipsent_nb.files import (
     ClipsentError,
@@ -49,7 +49,7 @@ from clipsent_nb.posts import (
     settle_problems,
     write_stand_ins,
 )
-from .tables import Columns, refuse_columns
+from .tables import Columns, lone_groups, refuse_columns
 
 # %% ../nbs/00_data.ipynb #3af0ad4d
 from clipsent_nb.labels import LABELS, find_labels, order_labels
@@ -137,7 +137,7 @@ def read_split(
         raise ClipsentError(path, f"guid {first_few(twice)} stands there twice", todo="keep one row of each")
     table = forget_damaged(table)
     if "group" in table:
-        return table.assign(group=table.group.where(table.group != "", table.guid))
+        return table.assign(group=table.group.where(table.group != "", lone_groups(table.guid)))
     return table.assign(group=duplicate_groups(table) if set(CONTENT) <= set(table) else table.guid)
 
 # %% ../nbs/00_data.ipynb #74fc9ef7
@@ -228,8 +228,8 @@ class SplitReport:
 
     @property
     def duplicates(self) -> pd.DataFrame:
-        "Groups of two or more posts, from `describe_groups`."
-        return describe_groups(self.posts)
+        "Groups of two or more copies, from `describe_groups`; the posts of one author are none."
+        return describe_groups(self.posts.assign(group=copy_groups(self.posts)))
 
     @property
     def conflicting(self) -> pd.DataFrame:

@@ -310,7 +310,7 @@ def open_image(
             return _to_rgb(upright(source.copy()))
         if isinstance(source, bytes | bytearray | memoryview):
             source = io.BytesIO(source)
-        if hasattr(source, "seek"):
+        if hasattr(source, "seek") and (not hasattr(source, "seekable") or source.seekable()):
             source.seek(0)
         content = _Content(source.read() if hasattr(source, "read") else find_home(source).read_bytes())
         formats = formats_of(content.getvalue()[:64], name or "picture")

@@ -184,6 +184,7 @@ def picture_size(
         raise ClipsentError(path, reason) from error
 
 # %% ../nbs/10_errors.ipynb #9bb8dee5
+from clipsent_nb.copies import copy_groups
 from clipsent_nb.decoding import read_text
 from clipsent_nb.posts import Problem
 
@@ -193,7 +194,7 @@ def describe_posts(
     workspace: Workspace = Workspace(),  # Where they are
 ) -> tuple[pd.DataFrame, list[Problem]]:
     "The posts with traits of text and picture, and whether they have copies in the split; problems of those left out."
-    group = posts.groupby("group").label
+    group = posts.label.groupby(copy_groups(posts))
     copies = np.where(group.transform("nunique") > 1, "copies, labels differ", "copies, one label")
     posts = posts.assign(copies=np.where(group.transform("size") > 1, copies, "no copies"))
     found, problems = find_files(posts, workspace)

@@ -311,7 +311,9 @@ def conclude_variants(
     if seeds == 1:
         return lines[0] + " One seed: not judged; another seed may turn the ranking round. Give several to `--seeds`."
     ranking = rank_runs(posts.label, {one.name: one.predictions for one in contenders}, posts.group)
-    close = " or ".join(f"`{name}`" for name in ranking.run[ranking.may_be_best])
+    unclear, best = pairs[pairs.verdict == UNCLEAR], ranking.run[0]  # which know how few the seeds are
+    near = {*unclear.a[unclear.b == best], *unclear.b[unclear.a == best]}
+    close = " or ".join(f"`{name}`" for name in ranking.run[ranking.may_be_best | ranking.run.isin(near)])
     lines.append(f"As far as these posts and {seeds} seeds can tell, the best may be {close}.")
     lines += conclude_pairs(pairs)
     sd, gap = summary[f"{CROSS_FITTED}_sd"].mean(), summary[CROSS_FITTED].max() - summary[CROSS_FITTED].min()

@@ -407,8 +407,12 @@ def read_rows(
         pairs.append(usable.assign(split=split, label=usable.label.where(usable.label.isin(labels), "")))
         problems += odd
     pairs = pd.concat(pairs, ignore_index=True)
+    first = pairs.drop_duplicates("guid").set_index("guid")
     for row in pairs[pairs.guid.duplicated()].itertuples():
         where = f"{path.name}:{row.line}"
+        if (row.text_path, row.image_path) != tuple(first.loc[row.guid, ["text_path", "image_path"]]):
+            what = f"the id {row.guid!r} stands in test and in another part, with another text or picture"
+            raise ClipsentError(where, what, todo="give each post its own")
         problems.append(Problem(row.guid, where, "in test and in another part", "kept in both; its label is known"))
     pairs, found = fill_missing(pairs, path.name, stand_ins)
     return pairs.drop(columns="line"), problems + found, labels

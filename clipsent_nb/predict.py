@@ -43,6 +43,9 @@ def check_shares(
 class PostReader:
     "What a model that gives `memory_probabilities` can do with posts in memory."
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {self.folder or 'no folder'}: {', '.join(self.labels)}"
+
     def predict(
         self,
         texts: Iterable[str | None],  # Raw texts; cleaned as in training; None for a post without, see `may_lack`
@@ -375,6 +378,9 @@ def predict_file(
         raise ClipsentError(f"--output {path}", what, todo="choose another name")
     before = path.read_bytes().splitlines() if path.is_file() else []
     classifier = Classifier.load(weights, workspace, model_name)
+    if image and not workspace.resolve(image).is_file():
+        todo = "a relative path starts at --project-root"
+        raise ClipsentError(f"--image {image}", "no such picture", todo=todo)
     halves = {"text": text, "image": image}
     if alone and (
         lacking := [kind for kind, half in halves.items() if half is None and kind not in classifier.may_lack]

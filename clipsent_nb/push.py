@@ -44,11 +44,16 @@ def find_robustness(
     weights: Path,  # A weights file
     workspace: Workspace,  # Where the project is
 ) -> dict[str, object]:
-    "What `robustness` found out about weights as they are now, by corruption; nothing if it was not asked."
-    for path in sorted(workspace.resolve("outputs/optimize").glob("*/robustness_metrics.json")):
+    """What `robustness` found out last about weights as they are now, by corruption; nothing if it was not asked.
+
+    What it found on posts that were trained on, or on others than those that the run validated on, is not for a card.
+    """
+    paths = workspace.resolve("outputs/optimize").glob("*/robustness_metrics.json")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         found = read_measurement(path)
         same = Path(str(found.get("weights"))).parts[-3:] == weights.parts[-3:]
-        if same and path.stat().st_mtime > weights.stat().st_mtime:
+        honest = found.get("leaked") is False and found.get("val_csv") is None
+        if same and honest and path.stat().st_mtime > weights.stat().st_mtime:
             return found["corruptions"]
     return {}
 

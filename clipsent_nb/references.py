@@ -100,7 +100,7 @@ from dataclasses import replace
 import pandas as pd
 
 from clipsent_nb.config import TrainConfig
-from clipsent_nb.files import Workspace
+from clipsent_nb.files import Workspace, log
 from clipsent_nb.runs import Run
 
 
@@ -127,6 +127,8 @@ def fit_encoder_references(
         "linear-probe": probe_features(features["train"], inputs.train.labels, features["val"], len(baseline.classes)),
         "zero-shot": ask_zero_shot(model, inputs.processors, features["val"][1], baseline.classes),
     }
+    if tables["zero-shot"] is None:
+        log.info("without zero-shot: the towers of this encoder were not trained to answer each other")
     return [make_reference(name, table[rows]) for name, table in tables.items() if table is not None]
 
 # %% ../nbs/10a_references.ipynb #c6e56e91

@@ -567,6 +567,7 @@ def robustness(
         conditions, summary = score_drops(labels, predictions, groups)
         met = find_met_posts(weights.parent, probe.inputs.posts)
         about = {"weights": weights, "posts": len(labels), "groups": len(set(groups)), "seed": settings.seed}
+        about |= {"val_csv": val_csv and val_csv.as_posix()}
         about |= {"met_posts": None if met is None else len(met), "leaked": None if met is None else bool(met)}
         write_example(probe, folder)
         write_csv(conditions, folder / "robustness.csv")

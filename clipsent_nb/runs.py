@@ -523,11 +523,12 @@ def describe_run(run: Run) -> str:
         lines.append(
             f"on posts that did not choose the epoch: macro-F1 {honest}; halves of the posts take turns, report this one"
         )
-    lines += [
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
-        f"{metrics['pairs_per_sec']:,.1f} pairs/s",
-        "F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in run.classes),
-    ]
+    if "best_epoch" in metrics:  # an ensemble has none
+        lines.append(
+            f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['train_time_sec']:.0f} s, "
+            f"{metrics['pairs_per_sec']:,.1f} pairs/s"
+        )
+    lines.append("F1 " + ", ".join(f"{label} {by_class.get(label, 'no posts')}" for label in run.classes))
     if metrics.get("temperature", 1.0) != 1.0:
         names = (("log loss", "nll"), ("calibration error", "ece"))
         gains = (

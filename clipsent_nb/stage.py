@@ -430,13 +430,17 @@ def judge_final(
     table = read_table(path, ["model", "leaked", "verdict", "difference"]) if path.is_file() else None
     judged = [] if table is None or "final model" not in set(scores.model) else table[table.model == Path(FINAL).name]
     first = set() if table is None or "kind" not in table else set(table.model[table.kind == "baseline"])
+    several = table is not None and "seeds" in table and pd.to_numeric(table.seeds).max() > 1
+    means = ", a difference of means over seeds; the scores below are those of one seed each" if several else ""
     for row in judged.itertuples() if len(judged) else ():
         if first - {Path(BASELINE).name}:
             lines.append(f"The last comparison was with {first_few(sorted(first))}, not with the baseline.")
         elif trained_since(path, workspace):
             lines.append("One of the two was trained after they were compared: `clipsent compare` tells of today's.")
         elif row.leaked != "True":
-            lines.append(f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}.")
+            lines.append(
+                f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}{means}."
+            )
     return "\n\n".join(lines)
 
 # %% ../nbs/13_stage.ipynb #b0000035

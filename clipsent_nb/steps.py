@@ -84,16 +84,18 @@ STEPS = {
 
 # %% ../nbs/12b_steps.ipynb #e3e6ab58
 DEFAULTS = """\
-# Settings of `clipsent run`. A file given with --settings needs only the lines that differ.
+# Settings of `clipsent run`. A file given with --settings needs only the lines that differ. With a preset in [train],
+# delete the lines on epochs, early_stop and batch_size below, or they win over those of the preset.
 
 [train]  # flags of `clipsent optimize` for all trainings, such as epochs = 12, head_variant, model_name; preset = "quick"
 [batch]  # how the steps with many runs are executed, such as jobs = 2
 
-# Every further table is a step and holds flags of its command, which `clipsent COMMAND --help` explains; they win
+# Every further table is a step and holds flags of its command, which `clipsent COMMAND --help` lists with their
+# defaults, such as seeds = "42,123,2024" under [heads], rules under [preprocess], corruptions under [robustness]; they win
 # over those of [train]. strict, max_bad and the like in [train] hold in every step. [baseline] and [retrain] also
 # take seeds = [42, 43, 44]: with one seed each, no difference between them is judged.
 [splits]
-[baseline]  # `clipsent optimize`; with a preset in [train], the lines on its length hold only if they are written
+[baseline]  # `clipsent optimize`
 head_variant = "base"
 epochs = 5
 freeze_epochs = 0
@@ -160,7 +162,7 @@ def read_settings(
             settings[table] = {
                 key: value
                 for key, value in settings[table].items()
-                if key in written.get(table, {}) or key not in {*settings["train"], "early_stop"}
+                if key in written.get(table, {}) or key not in {*settings["train"], "freeze_epochs", "early_stop"}
             }
     return settings
 

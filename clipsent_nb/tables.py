@@ -358,6 +358,13 @@ def as_text(cell: object) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 # %% ../nbs/00e_tables.ipynb #869effc8
+def lone_groups(
+    guids: pd.Series,  # Of posts that have no group
+) -> pd.Series:
+    "A group for each of them, which is called like no author: authors may be numbers, as posts are."
+    return "guid " + guids
+
+
 def names_files(
     texts: Sequence[str],  # Of a few cells
     workspace: Workspace,  # Has the data root
@@ -422,7 +429,7 @@ def read_post_table(
     rows = rows.assign(text_path=texts, image_path=[picture_path(cell, workspace) for cell in cells["image"]])
     if "group" in cells:
         groups = cells["group"].map(as_text)
-        rows["group"] = groups.where(groups != "", rows.guid)
+        rows["group"] = groups.where(groups != "", lone_groups(rows.guid))
     if "split" in cells:
         parts = cells["split"].map(as_text)
         rows["part"] = parts.str.lower().map(PARTS).fillna(parts)

@@ -28,6 +28,7 @@ from clipsent_nb.compare import (
     refuse_changed,
     render_ranking,
     repeat_command,
+    slip_of,
 )
 from clipsent_nb.config import TrainConfig, differing, identity
 from clipsent_nb.decisions import cross_fit_temperature
@@ -123,6 +124,32 @@ def test_another_seed_of_the_baseline_joins_it(project):
     edit_json(folder / "config.json", seed=7, identity=config["identity"] | {"seed": 7})
     table = compared(project, str(OPTIMIZE / "baseline_seed7")).table.set_index("model")
     assert table.loc["baseline", "seeds"] == 2 and "baseline_seed7" not in table.index
+
+
+def test_the_seeds_of_one_batch_are_not_parted_by_a_run_with_one_of_them(project):
+    folder = copy_run(project, "baseline", "batch/one")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for seed in (7, 8):
+        copy_run(project, "batch/one", f"batch/seed{seed}")
+        edit_json(
+            project / OPTIMIZE / f"batch/seed{seed}/config.json",
+            seed=seed,
+            identity=config["identity"] | {"seed": seed},
+        )
+    names = ("baseline", "batch/seed7", "batch/seed8", "batch/one")
+    groups = group_seeds([Run.load(project / OPTIMIZE / name) for name in names])
+    assert [[run.folder.name for run in group] for group in groups] == [["baseline"], ["seed7", "seed8", "one"]]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("baselnie", "baseline"), ("Baseline", "baseline"), ("halff", "half")])
+def test_a_misspelt_baseline_is_not_trained(project, name, meant):
+    with pytest.raises(ClipsentError, match=f"--output-dir .*{name}: no run is there; did you mean .*{meant}[?] "):
+        compared(project, output_dir=OPTIMIZE / name)
+    assert not (project / OPTIMIZE / name).exists()
+
+
+def test_a_baseline_of_another_number_is_no_slip():
+    assert not slip_of("baseline_2", ["baseline_1"]) and not slip_of("baseline", ["baseline2", "clip"])
 
 
 def test_a_setting_that_does_nothing_parts_no_seeds_and_is_not_typed_again(project):

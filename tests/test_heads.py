@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,8 +11,10 @@ from clipsent_nb.batches import Execution
 from clipsent_nb.files import ClipsentError
 from clipsent_nb.heads import (
     CROSS_FITTED,
+    Contender,
     VariantConfig,
     conclude_pairs,
+    conclude_variants,
     heads,
     make_contender,
     read_variants,
@@ -27,6 +30,23 @@ from clipsent_nb.train import sample_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, fresh_sample):
     return sample_run(fresh_sample(tmp_path_factory.mktemp("heads") / "sample"), epochs=2)
+
+
+def test_what_cannot_be_told_apart_from_the_best_may_be_the_best():
+    truth, random = np.arange(300) % 3, np.random.default_rng(0)
+    posts = pd.DataFrame({"label": truth, "group": [str(post) for post in range(300)]})
+    contenders = []
+    for name, right in (("good", 0.9), ("poor", 0.4)):
+        answers = np.where(random.random((3, 1, 300)) < right, truth, (truth + 1) % 3)
+        contenders.append(Contender(name, np.eye(3)[answers[:, 0]], answers))
+    scores = {
+        name: [0.9, 0.4] for name in (CROSS_FITTED, f"{CROSS_FITTED}_low", f"{CROSS_FITTED}_high", "val_f1_macro")
+    }
+    summary = pd.DataFrame({"head": ["good", "poor"], **scores, f"{CROSS_FITTED}_sd": 0.01, "seeds": 3})
+    pair = {"a": "poor", "b": "good", "difference": -0.5, "low": -1.0, "high": 0.1, "p": 0.2, "p_adjusted": 0.2}
+    unclear, told = (pd.DataFrame([pair | {"verdict": verdict}]) for verdict in ("not distinguishable", "worse"))
+    assert "the best may be `good` or `poor`." in conclude_variants(posts, contenders, summary, unclear)
+    assert "the best may be `good`." in conclude_variants(posts, contenders, summary, told)
 
 
 def test_predictions_follow_the_posts_whatever_order_the_file_has(run, tmp_path):

@@ -622,7 +622,7 @@ def test_two_files_of_a_kind_are_said_and_answers_do_not_go_among_them(root, tmp
 @pytest.mark.parametrize("guid", ["", "=1+1", "@a", "two\nlines"])
 def test_ids_that_no_table_should_hold_are_named(root, tmp_path, guid):
     pd.DataFrame({"id": ["1", guid], "text": "a", "image": "b.jpg"}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(ClipsentError, match="t.csv, row 2: the id .* is empty, cannot be printed, or is a formula"):
+    with pytest.raises(ClipsentError, match="t.csv, row 3: the id .* is empty, cannot be printed, or is a formula"):
         predict_file(WEIGHTS, Workspace(root), tmp_path / "a.txt", test_file=tmp_path / "t.csv")
 
 

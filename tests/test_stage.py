@@ -14,7 +14,7 @@ from clipsent_nb.config import TrainConfig
 from clipsent_nb.files import ClipsentError, Workspace, digest, read_json, read_table, write_csv, write_json
 from clipsent_nb.predict import ANSWERS
 from clipsent_nb.stage import choose_steps, judge_final, read_scores, run_stage
-from clipsent_nb.steps import STEPS, Plan, read_settings
+from clipsent_nb.steps import STEPS, Plan, make_calls, read_settings
 
 
 class Broken(Exception):
@@ -224,8 +224,8 @@ def test_a_missing_need_names_the_step_that_makes_it(project):
 
 
 @pytest.mark.parametrize("flags", [{"only": "grit"}, {"start": "grit"}, {"skip": "grit"}])
-def test_unknown_steps_are_listed(flags):
-    with pytest.raises(ClipsentError, match="grit: no such step; there are splits, baseline"):
+def test_unknown_steps_are_guessed(flags):
+    with pytest.raises(ClipsentError, match="grit: no such step; did you mean grid"):
         choose_steps(**flags)
 
 
@@ -318,6 +318,36 @@ def test_the_verdict_of_the_comparison_is_quoted(tmp_path):
     row = {"model": "final_clip_aug", "leaked": False, "verdict": "one seed: not judged", "difference": 0.1}
     write_csv(pd.DataFrame([row]), tmp_path / f"{steps.COMPARED}.csv")
     assert "**one seed: not judged**, macro-F1 +0.100" in judge_final(Workspace(tmp_path))
+
+
+def test_a_difference_of_means_is_told_from_the_scores_of_one_seed(tmp_path):
+    leave_run(tmp_path, steps.FINAL)
+    row = {"model": "final_clip_aug", "leaked": False, "verdict": "worse", "difference": -0.1, "seeds": 3}
+    write_csv(pd.DataFrame([row]), tmp_path / f"{steps.COMPARED}.csv")
+    assert "-0.100, a difference of means over seeds; the scores below are those of" in judge_final(Workspace(tmp_path))
+
+
+def test_a_preset_says_how_long_the_baseline_is_trained_too(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[train]\npreset = "quick"\n')
+    assert read_settings(path)["baseline"] == {"head_variant": "base"}
+    path.write_text('[train]\npreset = "quick"\n[baseline]\nearly_stop = 0\nepochs = 7\n')
+    assert read_settings(path)["baseline"] == {"head_variant": "base", "early_stop": 0, "epochs": 7}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[trian]\nlr = 1", "no table .trian.; did you mean train[?]"),
+        ("[train]\nmodel_nme = 1", "has no setting model_nme; did you mean model_name[?]"),
+        ("[train]\npreset = quick", "put text in quotes"),
+        ('[train]\npreset = "quik"', "unknown; did you mean quick[?]"),
+    ],
+)
+def test_slips_in_a_file_of_settings_are_guessed(tmp_path, text, what):
+    (tmp_path / "settings.toml").write_text(text)
+    with pytest.raises(ClipsentError, match=what):
+        make_calls(Plan("baseline", read_settings(tmp_path / "settings.toml")))
 
 
 def test_several_seeds_are_runs_beside_each_other():

@@ -128,7 +128,7 @@ def test_a_library_that_a_table_needs_is_named(tmp_path, monkeypatch, name):
             {},
             "column tweet names files, such as data/0.txt; call a column of text files text_path",
         ),
-        (lambda table: table.assign(image="data:image/jpeg;base64," + 9999 * "A"), {}, "'data:image/jpeg;base64,A+'…:"),
+        (lambda table: table.assign(image="data:image/jpeg;base64," + 9999 * "A"), {}, "'data:image/jpeg;base64,A+…':"),
         (lambda table: table, {"mvsa": "single"}, "--table and --mvsa"),
         (
             lambda table: table.assign(fold=[str(i % 3) for i in range(36)]),

@@ -1,11 +1,14 @@
 """Texts and pictures taken for names of files, tables of any kind under `clipsent run`, and classes called like a column."""
 
 import logging
+import os
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from clipsent_nb.cli import prepare_process
 from clipsent_nb.data import make_splits
 from clipsent_nb.files import ClipsentError, Workspace, describe_error, log, progress_bar, show_progress
 from clipsent_nb.labelling import read_rows
@@ -128,3 +131,14 @@ def test_a_line_beside_a_bar_that_is_not_due_yet_leaves_nothing_of_it(capsys):
     finally:
         log.setLevel(logging.WARNING)
     assert written.rpartition("\r")[2] == "" and "a line\n" in written
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no terminals of this kind")
+def test_a_terminal_that_does_not_say_how_wide_it_is_has_bars(monkeypatch):
+    ours, its = os.openpty()
+    with open(ours, "rb"), open(its, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TQDM_NCOLS", "")
+        monkeypatch.delenv("TQDM_NCOLS")
+        prepare_process("doctor", [])
+        assert os.environ["TQDM_NCOLS"] == "80"
