@@ -79,7 +79,7 @@ def _text_problems(pair, text: str, raw: bytes, encoding: str) -> list[Problem]:
     if encoding == "utf-8" and len(raw.decode(errors="ignore").encode()) < len(raw):
         found.append(("the last character lacks bytes", "kept without it"))
     if getattr(pair, "guessed", False) and looks_wrong(raw, encoding):
-        done = "kept; if it is not, save the file as UTF-8, or name what such files are in by --encoding"
+        done = "kept; if that is wrong, save the file as UTF-8, or name the encoding by --encoding"
         found.append((f"unusual characters, read as {encoding}", done))
     return [Problem(pair.guid, pair.text_path, what, done) for what, done in found]
 

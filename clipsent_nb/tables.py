@@ -44,7 +44,7 @@ def table_text(
     "What a file holds; a warning names the encoding if it was guessed."
     text, found = decode_text(path.read_bytes(), "" if encoding == "auto" else encoding)
     if encoding == "auto" and found in LEGACY:
-        todo = "if it is not, save the file as UTF-8, or name what it is in by --encoding"
+        todo = "if that is wrong, save the file as UTF-8, or name the encoding by --encoding"
         log.warning("warning: %s: read as %s, which is a guess; %s", path.name, found, todo)
     return text
 
