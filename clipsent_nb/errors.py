@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .data import read_split
+from .data import SPLIT_COLUMNS, read_split
 from .files import ClipsentError, Workspace, log, write_csv
 from .labels import find_labels, order_labels
 from .posts import settle_problems
@@ -49,7 +49,8 @@ def add_predictions(
     if unknown := given.index[~given.pred_label.isin(labels)].tolist():
         raise ClipsentError(source, f"guid {first_few(unknown)}: pred_label is none of the labels")
     predicted = given.pred_label.reindex(split.guid).fillna(truth.reindex(split.guid)).to_numpy()
-    return split.assign(pred_label=predicted, wrong=predicted != split.label)
+    own = split[split.columns.intersection(SPLIT_COLUMNS)]  # others might be called like what is found out here
+    return own.assign(pred_label=predicted, wrong=predicted != split.label)
 
 # %% ../nbs/10_errors.ipynb #1e9c0ff6
 def read_run_posts(

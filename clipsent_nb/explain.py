@@ -493,4 +493,4 @@ def deletion_gap(
     for part, gap in gaps.groupby(level=0):
         found = interval_and_p(gap.mean(), gap.var() / len(gap), len(gap) - 1)
         rows.append({"part": part, "gap": gap.mean(), **found, "groups": len(gap)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["part", "gap", "low", "high", "p", "groups"])

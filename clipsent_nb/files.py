@@ -291,6 +291,8 @@ def read_table(
         ) from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise ClipsentError(path, f"not a CSV file ({first_line(error)})", todo=todo) from error
+    if twice := [column for column in (*columns, "group") if {column, f"{column}.1"} <= set(table)]:
+        raise ClipsentError(path, f"has two columns {twice[0]}", todo="keep the one that is meant")
     if missing := [column for column in columns if column not in table]:
         found = f"it has {first_few(list(table.columns), 12)}"
         raise ClipsentError(path, f"no column {', '.join(missing)}", done=found, todo=todo)

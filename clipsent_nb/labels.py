@@ -10,6 +10,7 @@ __all__ = ['LABELS', 'OTHER_NAMES', 'NUMBERS', 'UNKNOWN_TAGS', 'MARKS', 'NAME', 
 # %% ../nbs/00d_labels.ipynb #e9b6362e
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,10 +27,12 @@ UNKNOWN_TAGS = ("null", "none", "nan")
 
 
 def plain_name(text: str) -> str:
-    "A tag in lower case, and without the sign and fraction that a program gave a whole number."
-    tag = text.strip().replace("İ", "i").lower().replace("\u2212", "-")  # lower() would make two signs of this one
+    "A tag in lower case and one form of Unicode, and without the sign and fraction that a program gave a whole number."
+    tag = (
+        unicodedata.normalize("NFKC", text).strip().replace("İ", "i").lower().replace("\u2212", "-")
+    )  # lower() would make two signs of this one
     number = re.fullmatch(r"\+?(-?[0-9]+)(\.0+)?", tag)
-    return number[1] if number else tag
+    return re.sub("^-(?=0+$)", "", number[1]) if number else tag
 
 # %% ../nbs/00d_labels.ipynb #27f33c43
 # Accents and vowel signs that stand beside a letter, of Latin, Hebrew, Arabic and of the scripts from India to Cambodia

@@ -409,7 +409,9 @@ def wilson_interval(
         raise ClipsentError(f"{errors} errors of {total} posts", "needs 0 <= errors <= total, and one group per post")
     if total == 0:
         return 0.0, 1.0
-    sizes = np.ones(int(total)) if groups is None else pd.Series(groups).value_counts().to_numpy()
+    names = pd.Series([None] * int(total) if groups is None else list(groups), dtype=object)
+    named = names.mask(names == "").value_counts()  # posts without a group stand alone
+    sizes = np.append(named, np.ones(int(total) - named.sum()))
     share, posts, z = errors / total, total**2 / (sizes**2).sum(), ndtri((1 + level) / 2)
     middle, half = share + z**2 / (2 * posts), z * np.sqrt(share * (1 - share) / posts + z**2 / (4 * posts**2))
     low, high = (middle - half) / (1 + z**2 / posts), (middle + half) / (1 + z**2 / posts)

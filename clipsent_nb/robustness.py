@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALL_CORRUPTIONS', 'CorruptionSettings', 'score_drops', 'add_shares', 'plot_curves', 'plot_map', 'Robustness',
-           'robustness']
+           'robustness', 'plan_robustness']
 
 # %% ../nbs/08_robustness.ipynb #b8f42a26
 from pathlib import Path
@@ -73,7 +73,7 @@ ALL_CORRUPTIONS = CorruptionSettings()
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from clipsent_nb.data import read_split
+from clipsent_nb.data import read_split, refuse_unlabelled
 from clipsent_nb.decoding import LONGEST_TEXT, read_text
 from clipsent_nb.features import autocast
 from clipsent_nb.inputs import PairInputs, refresh_content
@@ -116,8 +116,7 @@ def load_probe(
     need_single(trained, "robustness")
     split = workspace.resolve(val_csv or str(trained.config["val_csv"]))
     posts = refresh_content(read_split(split), workspace, split)
-    if bare := posts.guid[posts.label == ""].tolist():
-        raise ClipsentError(split, f"no label for guid {first_few(bare)}", todo="give posts with labels")
+    refuse_unlabelled(posts, split)
     inputs = trained.read_posts(posts, workspace, split)
     refuse_one_group(inputs.groups, split)
     return Probe(trained, inputs, settings)
@@ -577,3 +576,19 @@ def robustness(
             tell_card(weights.parent, measured["corruptions"])
         page = make_page("robustness", folder, {"folder": str(folder)}, report)
     return replace(Robustness.load(folder), page=page)
+
+
+def plan_robustness(weights: Path, val_csv: Path | None, workspace: Workspace, **others: object) -> None:
+    "Raise ClipsentError if model or posts that are there already cannot be measured."
+    folder = workspace.resolve(weights)
+    if ((folder.parent if folder.suffix == ".pt" else folder) / "ensemble.json").is_file():
+        raise ClipsentError(
+            f"--weights {weights}", "an ensemble, which robustness cannot take apart", todo="name a member"
+        )
+    if val_csv and (path := workspace.resolve(val_csv)).is_file():
+        posts = read_split(path)
+        refuse_unlabelled(posts, path)
+        refuse_one_group(posts.group, path)
+
+
+robustness.plan = plan_robustness  # what `clipsent run` asks before its first step

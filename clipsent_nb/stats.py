@@ -8,7 +8,7 @@ __all__ = ['UNCLEAR', 'NOT_JUDGED', 'seeds_interval', 'compare_means', 'compare_
            'rank_runs']
 
 # %% ../nbs/03a_stats.ipynb #35fb8f84
-from collections.abc import Collection, Hashable, Mapping, Sequence, Set, Sized
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence, Set, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +82,21 @@ def pick_metric(
 LIGHTER = 1e-4  # How much less a group weighs: small enough for a derivative, and far above rounding
 
 
+def as_answers(
+    answers: object,  # Class ids from one or more runs, as arrays, lists or iterators
+    posts: int,  # How many each of them has
+    name: str,  # What to call them in an error
+) -> np.ndarray:
+    "Answers as an array [..., N]; raises ClipsentError where there is none, or they are of several lengths."
+    try:
+        array = np.asarray(list(answers) if isinstance(answers, Iterator) else answers)
+    except ValueError:  # lists of several lengths
+        array = np.empty(0)
+    if array.ndim == 0 or array.size == 0:
+        raise ClipsentError(name, f"must be one or more lists of {posts} class ids")
+    return array
+
+
 def jackknife(
     y_true: ArrayLike,  # Class ids [N]
     answers: ArrayLike,  # Class ids from one or more runs [..., N]
@@ -98,7 +113,8 @@ def jackknife(
     With a single group the shifts are NaN. Raises ClipsentError for ids that are none or an unknown metric.
     Source: Jaeckel, 1972, "The Infinitesimal Jackknife".
     """
-    y_true, answers = check_ids(y_true, "y_true", labels=labels), np.asarray(answers)
+    y_true = check_ids(y_true, "y_true", labels=labels)
+    answers = as_answers(answers, len(y_true), name)
     group = group_numbers(groups, len(y_true))
     scores, shifts = [], []
     rows = [check_ids(row, name, len(y_true), labels) for row in answers.reshape(-1, answers.shape[-1])]
@@ -369,6 +385,7 @@ def cross_fit_answers(
     Source: Chernozhukov et al., 2018, "Double/Debiased Machine Learning", for the name and the repeated halving.
     """
     y_true = check_ids(y_true, "y_true", labels=labels)
+    candidates = as_answers(candidates, len(y_true), "candidates")
     candidates = np.array([check_ids(row, "candidates", len(y_true), labels) for row in candidates])
     labels = labels or class_names(y_true, candidates)
     group, first = halve_groups(groups, len(y_true), halvings, seed)

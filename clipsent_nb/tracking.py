@@ -7,6 +7,7 @@ __all__ = ['tracked']
 
 # %% ../nbs/04f_tracking.ipynb #c19549cd
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,8 +19,12 @@ from clipsent_nb.config import EXECUTION_ONLY, TrainConfig, config_values
 
 
 def numbers_of(values: Mapping[str, object]) -> dict[str, float]:
-    "Those of the values that are numbers; a tracker draws no others."
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    "Those of the values that are numbers, as a tracker draws no others, under names that any tracker takes."
+    return {
+        re.sub(r"[^\w\-. /]", "_", name): float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    }
 
 # %% ../nbs/04f_tracking.ipynb #3a4cc5f6
 def make_tracker(
