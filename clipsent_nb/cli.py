@@ -310,7 +310,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PATIENCE = 5.0  # seconds from SIGTERM to the hard end
 
@@ -386,8 +386,10 @@ def prepare_process(
             stream.reconfigure(errors="backslashreplace")
     if not sys.stderr.isatty():  # in a log file, a bar is a line now and then
         os.environ.setdefault("TQDM_MININTERVAL", "30")
-    elif not os.get_terminal_size(sys.stderr.fileno()).columns:  # it does not say, and a bar of no width is empty
-        os.environ.setdefault("TQDM_NCOLS", "80")
+    else:
+        with suppress(OSError):  # a stream of another kind
+            if not os.get_terminal_size(sys.stderr.fileno()).columns:  # it does not say; a bar of no width is empty
+                os.environ.setdefault("TQDM_NCOLS", "80")
     if "inline" not in os.environ.get("MPLBACKEND", "inline"):  # left behind by an editor that shows figures itself
         os.environ["MPLBACKEND"] = "agg"
     if name != "optimize":

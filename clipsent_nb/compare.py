@@ -439,7 +439,8 @@ def make_baseline(
             raise ClipsentError(f"--output-dir {config.output_dir}", "an ensemble, which is no baseline", todo=todo)
     else:
         others = [path.parent.name for path in sorted(folder.parent.glob("*/metrics.json"))]
-        if not folder.is_dir() and (meant := slip_of(folder.name, others)):
+        own = config.output_dir == BASELINE.output_dir or folder.is_dir()
+        if not own and (meant := slip_of(folder.name, others)):
             todo = f"did you mean {config.output_dir.parent / meant}? `clipsent optimize` trains one of another name"
             raise ClipsentError(f"--output-dir {config.output_dir}", "no run is there", todo=todo)
         how = "the encoder is trained too" if trains_encoder(config) else "the head alone, the encoder stays frozen"

@@ -523,7 +523,12 @@ def test_a_model_comes_back_from_the_hub_without_the_places_and_names_of_this_ma
     (root / "outputs/optimize/robustness").mkdir()
     write_json(
         root / "outputs/optimize/robustness/robustness_metrics.json",
-        {"posts": 9, "weights": "/elsewhere/optimize/clip/best.pt", "corruptions": {"defocus_blur": costs}},
+        {
+            "posts": 9,
+            "leaked": False,
+            "weights": "/elsewhere/optimize/clip/best.pt",
+            "corruptions": {"defocus_blur": costs},
+        },
     )
     assert push(run, "someone/mood", workspace=Workspace(root)).endswith("/someone/mood/commit/1")
     assert hub.settings[0]["visibility"] == "private" and hub.large  # the weights went as a large file

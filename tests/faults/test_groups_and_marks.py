@@ -199,7 +199,7 @@ def test_posts_without_a_date_are_no_group(tmp_path):
     table = {"id": list("abcd"), "text": list("wxyz"), "image": ["1.jpg"] * 4, "label": ["positive"] * 4, "group": day}
     pd.DataFrame(table).to_parquet(tmp_path / "t.parquet")
     groups = read_post_table(tmp_path / "t.parquet", Columns(), Workspace(tmp_path)).group.tolist()
-    assert groups[1:3] == ["b", "c"] and groups[0] == groups[3]
+    assert groups[1:3] == ["guid b", "guid c"] and groups[0] == groups[3]
 
 
 @pytest.mark.parametrize("p", [[2, -1], [0.5, 1.5], [np.inf], ["a"], 0.5, [[0.1], [0.2]]])
