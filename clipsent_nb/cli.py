@@ -296,8 +296,8 @@ def parse(
     if preset := values.pop("preset", None):
         from clipsent_nb.config import log_preset, preset_settings
 
-        log_preset(preset, values)
-        values = preset_settings(preset, values)
+        given, values = values, preset_settings(preset, values)
+        log_preset(preset, given)
     arguments = bind_values(function, values)
     refuse_idle_settings(name, arguments, typed)
     return partial(function, **arguments)
