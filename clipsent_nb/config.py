@@ -212,8 +212,8 @@ def log_preset(
     name: str,  # A key of `PRESETS`
     given: Iterable[str] = (),  # Settings that win over those of the preset
 ) -> None:
-    "Say in the log which flags a preset stands for, but for those that are overruled."
-    settings = {key: value for key, value in PRESETS[name].settings.items() if key not in given}
+    "Say in the log which flags a preset stands for, but for those that are overruled; raises as `preset_settings` does."
+    settings = {key: value for key, value in preset_settings(name).items() if key not in given}
     log.info("--preset %s: %s", name, write_flags(settings) or "the defaults")
 
 

@@ -104,3 +104,9 @@ def test_a_comparison_of_one_has_a_table_and_a_report(run, command, choice, tmp_
     assert "There is nothing to compare it with" in result.report.read_text(encoding="utf-8")
     posts, contenders = read_variants(root / "outputs/optimize/one", "head_")
     assert len(contenders) == 1 and len(posts)
+
+
+@pytest.mark.parametrize("command", [heads, preprocess])
+def test_an_unknown_preset_is_one_line_from_python_too(run, command):
+    with pytest.raises(ClipsentError, match="--preset quik: unknown; did you mean quick"):
+        command(sample_config(run.folder.parents[2]), preset="quik")
