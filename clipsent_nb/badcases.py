@@ -250,6 +250,7 @@ def predict_posts(
 
     `met` is yes, no, or unknown where the run folder does not tell.
     """
+    log.info("loading %s", weights)
     trained = load_model(weights, config, config.model_name if "model_name" in config.given else None)
     own, stored = {"--batch-size", "--model-name"}, trained.config if isinstance(trained, TrainedModel) else {}
     if unused := [flag for flag in overruled_flags(config, stored) if flag not in own]:

@@ -290,7 +290,13 @@ def parse(
     function = load(name)
     parameters = inspect.signature(function).parameters.items()
     needed = [key for key, parameter in parameters if parameter.default is inspect.Parameter.empty]
-    values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
+    try:
+        values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
+    except ClipsentError as error:
+        if name == "run" and error.what == "no such flag" and error.todo == "see --help":
+            todo = "settings of a step stand in the file of --settings"
+            raise ClipsentError(error.where, error.what, todo=todo) from error
+        raise
     refuse_conflicts(name, values)
     typed = list(values)
     if preset := values.pop("preset", None):

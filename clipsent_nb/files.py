@@ -379,7 +379,9 @@ def read_toml(
         raw = path.read_bytes()
         return tomllib.loads(raw.decode(unicode_of(raw)), parse_float=_toml_number)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ClipsentError(f"{flag} {path}", "is a folder" if path.is_dir() else "no such file") from error
+        near = get_close_matches(path.name, [one.name for one in path.parent.glob("*.toml")], 1)
+        todo = f"did you mean {path.with_name(near[0])}?" if near else ""
+        raise ClipsentError(f"{flag} {path}", "is a folder" if path.is_dir() else "no such file", todo=todo) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         todo = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         todo = 'put text in quotes, such as preset = "quick"' if "Invalid value" in str(error) else todo
@@ -503,7 +505,8 @@ def settings_error(error: ValidationError, cls: type) -> ClipsentError:
     if first["type"].startswith("dataclass"):
         return ClipsentError(flag[2:], what)
     if first["type"] == "missing":
-        return ClipsentError(flag, "lacks a value" if inside else what)
+        todo = "name a run folder, such as outputs/optimize/clip" if flag == "--weights" else ""
+        return ClipsentError(flag, "lacks a value" if inside else what, todo=todo)
     value = first["input"] if isinstance(first["input"], str) else repr(first["input"])
     return ClipsentError(f"{flag} {shorten(value)}", what)
 

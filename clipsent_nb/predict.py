@@ -377,6 +377,7 @@ def predict_file(
         what = f"{outputs[1].name} beside it belongs to {others[0].name}"
         raise ClipsentError(f"--output {path}", what, todo="choose another name")
     before = path.read_bytes().splitlines() if path.is_file() else []
+    log.info("loading %s", weights)
     classifier = Classifier.load(weights, workspace, model_name)
     if image and not workspace.resolve(image).is_file():
         todo = "a relative path starts at --project-root"

@@ -536,7 +536,7 @@ def tell_card(
         write_card(folder, read_json(folder / "metrics.json"), find_licence(folder), corruptions)
 
 # %% ../nbs/08_robustness.ipynb #228e0518
-from .files import check_output_folder, locked, write_json
+from .files import check_output_folder, locked, log, write_json
 from .report import make_page
 
 
@@ -556,6 +556,7 @@ def robustness(
     """
     folder = workspace.resolve(output_dir)
     check_output_folder("--output-dir", folder, workspace)
+    log.info("loading %s and the posts to damage", weights)
     probe = load_probe(weights, val_csv, model_name, settings, workspace)
     weights = workspace.resolve(weights)
     weights = weights / "best.pt" if weights.is_dir() else weights

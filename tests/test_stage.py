@@ -423,3 +423,13 @@ assert not {{"torch", "transformers", "matplotlib"}} & set(sys.modules)
 def test_split_tables_are_what_a_test_here_takes_them_for(project):
     project.run(only="splits")
     assert read_table(project.root / steps.VAL).guid.tolist() == ["2"]
+
+
+def test_a_misspelt_file_of_settings_and_a_flag_of_a_step_say_what_to_do(tmp_path):
+    (tmp_path / "small.toml").write_text("")
+    with pytest.raises(ClipsentError, match="smal.toml: no such file; did you mean .*small.toml[?]"):
+        read_settings(tmp_path / "smal.toml")
+    with pytest.raises(ClipsentError, match="--val-ratio: no such flag; settings of a step stand in the file"):
+        parse("run", ["--val-ratio", "0.3"])
+    with pytest.raises(ClipsentError, match="--weights: is needed; name a run folder"):
+        parse("robustness", [])
