@@ -52,7 +52,7 @@ from clipsent_nb.posts import (
 from .tables import Columns, lone_groups, refuse_columns
 
 # %% ../nbs/00_data.ipynb #3af0ad4d
-from clipsent_nb.labels import LABELS, find_labels, order_labels
+from clipsent_nb.labels import FEWEST, LABELS, find_labels, order_labels
 
 # %% ../nbs/00_data.ipynb #679dfa5e
 def class_quotas(
@@ -303,6 +303,8 @@ def _report_lines(report: SplitReport) -> list[str]:
     for split, label in itertools.product(("train", "val"), report.labels):
         if not classes.loc[split, label]:
             lines.append(f"warning: no {label} post in {split}")
+    few = [f"{count} {label}" for label, count in classes.loc["val", [*report.labels]].items() if 0 < count < FEWEST]
+    lines += [f"warning: few posts in val, {', '.join(few)}: the F1 of so few is mostly luck"] * bool(few)
     return lines + warn_of_small(report.posts)
 
 # %% ../nbs/00_data.ipynb #838f417c

@@ -134,3 +134,9 @@ def test_a_picture_from_a_stream_that_cannot_go_back_is_read(tmp_path, posts):
     assert open_image(Stream((tmp_path / "0.png").read_bytes())).size == (32, 32)
     with urllib.request.urlopen((tmp_path / "1.png").as_uri()) as answer:
         assert open_image(answer).size == (32, 32)
+
+
+def test_a_class_of_few_posts_to_validate_on_is_named(tmp_path, posts):
+    assert "few posts" not in str(split(tmp_path, posts, val_ratio=0.5))
+    posts.loc[18:, "label"] = "angry"
+    assert "warning: few posts in val, 3 angry" in str(split(tmp_path, posts, val_ratio=0.5))
