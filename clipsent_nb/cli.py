@@ -135,6 +135,7 @@ def read_flags(
     words: Sequence[str],  # Of a command line, without the name of the command
     known: Mapping[str, object],  # From `settable`
     positional: Sequence[str] = (),  # Settings that are given without a flag
+    todo: str = "see --help",  # What to say of a flag that is like none
 ) -> dict[str, str | list[str]]:
     """The values that were given, as text, by the name of the setting.
 
@@ -158,7 +159,7 @@ def read_flags(
                 raise ClipsentError(word, "takes no value", todo=f"write {flag}, or {flag.replace('--', '--no-', 1)}")
             flag = add_value(values, off.get(flag) or names[flag], str(flag not in off).lower(), known)
         elif flag not in names:
-            raise ClipsentError(flag, "no such flag", todo=suggest(flag, [*names, *off], "see --help"))
+            raise ClipsentError(flag, "no such flag", todo=suggest(flag, [*names, *off], todo))
         elif equals:
             flag = add_value(values, names[flag], value, known)
     if flag and names[flag] not in values:
@@ -290,13 +291,8 @@ def parse(
     function = load(name)
     parameters = inspect.signature(function).parameters.items()
     needed = [key for key, parameter in parameters if parameter.default is inspect.Parameter.empty]
-    try:
-        values = read_flags(words, settable(function), needed if COMMANDS[name].positional else ())
-    except ClipsentError as error:
-        if name == "run" and error.what == "no such flag" and error.todo == "see --help":
-            todo = "settings of a step stand in the file of --settings"
-            raise ClipsentError(error.where, error.what, todo=todo) from error
-        raise
+    todo = "settings of a step stand in the file of --settings" if name == "run" else "see --help"
+    values = read_flags(words, settable(function), needed if COMMANDS[name].positional else (), todo)
     refuse_conflicts(name, values)
     typed = list(values)
     if preset := values.pop("preset", None):

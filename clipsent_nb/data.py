@@ -137,7 +137,7 @@ def read_split(
         raise ClipsentError(path, f"guid {first_few(twice)} stands there twice", todo="keep one row of each")
     table = forget_damaged(table)
     if "group" in table:
-        return table.assign(group=table.group.where(table.group != "", lone_groups(table.guid)))
+        return table.assign(group=table.group.mask(table.group == "", lone_groups(table.guid)))
     return table.assign(group=duplicate_groups(table) if set(CONTENT) <= set(table) else table.guid)
 
 
@@ -426,7 +426,8 @@ def _check_parts(posts: pd.DataFrame, val_ratio: float) -> None:
     if labelled.group.duplicated().any():
         group = labelled[labelled.group == labelled.group.mode()[0]]
         first = group.iloc[0]
-        why = f"{len(group)} of them are copies of guid {first.guid}, {first.start[:60]!r}, and stay together"
+        how = "are copies" if copy_groups(group).nunique() == 1 else "are of the group"
+        why = f"{len(group)} of them {how} of guid {first.guid}, {first.start[:60]!r}, and stay together"
     where = "--split-column or --division" if "part" in posts else f"--val-ratio {val_ratio}"
     raise ClipsentError(where, what, why, "label other posts, or choose another share")
 

@@ -591,9 +591,8 @@ class _BesideBars(logging.Handler):
         from tqdm import tqdm
 
         tqdm.write(self.format(record), file=sys.stderr)
-        for bar in list(
-            getattr(tqdm, "_instances", ())
-        ):  # tqdm shows those too whose delay is not over, and leaves them
+        # Beside a line tqdm shows bars whose delay is not over, too, and would leave them there
+        for bar in list(getattr(tqdm, "_instances", ())):
             if bar.last_print_t < bar.start_t + bar.delay:
                 bar.clear()
 

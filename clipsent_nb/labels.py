@@ -28,9 +28,8 @@ UNKNOWN_TAGS = ("null", "none", "nan")
 
 def plain_name(text: str) -> str:
     "A tag in lower case and one form of Unicode, and without the sign and fraction that a program gave a whole number."
-    tag = (
-        unicodedata.normalize("NFKC", text).strip().replace("İ", "i").lower().replace("\u2212", "-")
-    )  # lower() would make two signs of this one
+    tag = unicodedata.normalize("NFKC", text).strip().replace("İ", "i")  # of which lower() would make two signs
+    tag = tag.lower().replace("\u2212", "-")
     number = re.fullmatch(r"\+?(-?[0-9]+)(\.0+)?", tag)
     return re.sub("^-(?=0+$)", "", number[1]) if number else tag
 

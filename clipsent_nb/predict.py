@@ -376,12 +376,11 @@ def predict_file(
     if outputs[1].exists() and (others := find_twins(path)):
         what = f"{outputs[1].name} beside it belongs to {others[0].name}"
         raise ClipsentError(f"--output {path}", what, todo="choose another name")
-    before = path.read_bytes().splitlines() if path.is_file() else []
+    if image and not workspace.resolve(image).is_file():
+        raise ClipsentError(f"--image {image}", "no such picture", todo="a relative path starts at --project-root")
+    before = path.read_bytes() if path.is_file() else b""
     log.info("loading %s", weights)
     classifier = Classifier.load(weights, workspace, model_name)
-    if image and not workspace.resolve(image).is_file():
-        todo = "a relative path starts at --project-root"
-        raise ClipsentError(f"--image {image}", "no such picture", todo=todo)
     halves = {"text": text, "image": image}
     if alone and (
         lacking := [kind for kind, half in halves.items() if half is None and kind not in classifier.may_lack]
@@ -403,8 +402,8 @@ def predict_file(
             engine = partial(answer_on_ray, cluster, (fetch_run(weights, workspace).resolve(), workspace, model_name))
         parts = own or find_parts(source, columns, workspace, encoding, classifier.may_lack)
         tags, abstained = label_posts(classifier, parts, source, outputs, threshold, how, engine)
-    if lost := len(set(before) - set(path.read_bytes().splitlines())):
-        log.info("%s: replaced; %d of %s were others", path, lost, write_count(len(before) - 1, "answer"))
+    if before not in (b"", path.read_bytes()):
+        log.info("%s: replaced; it held other answers", path)
     answers = ", ".join(f"{tags[label]} {label}" for label in classifier.labels)
     unsure = f"; {abstained} abstained, below a confidence of {threshold:.3f}" if threshold else ""
     log.info("%s: %s%s", write_count(tags.total(), "post"), answers, unsure)

@@ -525,12 +525,12 @@ def execute(
             "parameters", f"are of type {type(parameters).__name__}", todo='give a mapping such as {"run": "a"}'
         )
     kernel, started, clean = take_kernel(threads), time.monotonic(), False
+    alone = threading.current_thread() is threading.main_thread()  # the runs of a batch have one bar together
+    bar = progress_bar(description="report", bar_format="{desc}: {elapsed}", delay=2, leave=False) if alone else None
     try:
         run = kernel.thread.submit(run_notebook, kernel, source, Path(folder), parameters)
-        own = threading.current_thread() is threading.main_thread()  # the runs of a batch have one bar together
-        bar = progress_bar(description="report", bar_format="{desc}: {elapsed}", delay=2, leave=False) if own else None
         while not wait([run], timeout=0.2).done:
-            if own:
+            if bar is not None:
                 bar.update()
             late = minutes and time.monotonic() - started > 60 * minutes
             reason = f"over its time limit of {minutes:.3g} minutes" if late else watch()
@@ -538,7 +538,7 @@ def execute(
                 kernel.kill(reason)
         clean = not run.result()
     finally:
-        if own:
+        if bar is not None:
             bar.close()
         if clean and IDLE is not None:
             IDLE.append(kernel)

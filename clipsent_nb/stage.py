@@ -430,14 +430,15 @@ def judge_final(
     table = read_table(path, ["model", "leaked", "verdict", "difference"]) if path.is_file() else None
     judged = [] if table is None or "final model" not in set(scores.model) else table[table.model == Path(FINAL).name]
     first = set() if table is None or "kind" not in table else set(table.model[table.kind == "baseline"])
-    several = table is not None and "seeds" in table and pd.to_numeric(table.seeds).max() > 1
-    means = ", a difference of means over seeds; the scores below are those of one seed each" if several else ""
     for row in judged.itertuples() if len(judged) else ():
         if first - {Path(BASELINE).name}:
             lines.append(f"The last comparison was with {first_few(sorted(first))}, not with the baseline.")
         elif trained_since(path, workspace):
             lines.append("One of the two was trained after they were compared: `clipsent compare` tells of today's.")
         elif row.leaked != "True":
+            both = table[table.model.isin([*first, row.model])]
+            several = "seeds" in both and pd.to_numeric(both.seeds).max() > 1
+            means = ", a difference of means over seeds; the scores below are those of one seed each" if several else ""
             lines.append(
                 f"Final model against baseline: **{row.verdict}**, macro-F1 {float(row.difference):+.3f}{means}."
             )
@@ -569,7 +570,8 @@ def run_stage(
     before, known = read_record(workspace), {}
     if trainings := describe_trainings(refuse_early(plans, before, overwrite, known)):
         log.info("%s", trainings)
-        if any(plan.name == "baseline" and len(plan.seeds) == 1 for plan in plans):
+        steps = {plan.name: plan for plan in plans}
+        if {"baseline", "compare"} <= set(steps) and len(steps["baseline"].seeds) == 1:
             log.info(
                 "the baseline has one seed, so compare will judge nothing; [baseline] seeds = [42, 43, 44] lets it"
             )

@@ -85,7 +85,7 @@ STEPS = {
 # %% ../nbs/12b_steps.ipynb #e3e6ab58
 DEFAULTS = """\
 # Settings of `clipsent run`. A file given with --settings needs only the lines that differ. With a preset in [train],
-# delete the lines on epochs, early_stop and batch_size below, or they win over those of the preset.
+# delete the lines on epochs, freeze_epochs, early_stop and batch_size below, or they win over those of the preset.
 
 [train]  # flags of `clipsent optimize` for all trainings, such as epochs = 12, head_variant, model_name; preset = "quick"
 [batch]  # how the steps with many runs are executed, such as jobs = 2
@@ -157,7 +157,9 @@ def read_settings(
         settings[table] = own | values
         written[table] = values
     if preset := settings["train"].pop("preset", None):
-        settings["train"] = read_preset(f"{where}: [train]", preset, settings["train"])
+        own, settings["train"] = settings["train"], read_preset(f"{where}: [train]", preset, settings["train"])
+        if settings["train"] == own:  # of spec, which stands for the defaults
+            return settings
         for table in set(settings) - {"train"}:  # a preset says how long to train, so no half of other defaults stays
             settings[table] = {
                 key: value

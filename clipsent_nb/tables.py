@@ -358,7 +358,7 @@ def as_text(cell: object) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 # %% ../nbs/00e_tables.ipynb #869effc8
-NO_GROUP = ("NULL", "null", "None", "none", "NaN", "nan")  # as programs write what is missing
+NO_GROUP = ("", "NULL", "null", "None", "none", "NaN", "nan")  # as programs write what is missing
 
 
 def lone_groups(
@@ -432,8 +432,7 @@ def read_post_table(
     rows = rows.assign(text_path=texts, image_path=[picture_path(cell, workspace) for cell in cells["image"]])
     if "group" in cells:
         groups = cells["group"].map(as_text)
-        groups = groups.mask(groups.isin(NO_GROUP), "")
-        rows["group"] = groups.where(groups != "", lone_groups(rows.guid))
+        rows["group"] = groups.mask(groups.isin(NO_GROUP), lone_groups(rows.guid))
     if "split" in cells:
         parts = cells["split"].map(as_text)
         rows["part"] = parts.str.lower().map(PARTS).fillna(parts)

@@ -668,3 +668,23 @@ def test_an_encoder_that_an_ensemble_does_not_need_is_named(tmp_path, caplog, mo
     with pytest.raises(ClipsentError, match="ensemble.json"):
         Classifier.load(tmp_path, model_name="somebody/model")
     assert "--model-name somebody/model is not used" in caplog.text
+
+
+def test_answers_of_another_model_are_not_replaced_in_silence(root, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="clipsent_nb")
+    monkeypatch.setattr(log, "propagate", True)
+    output = tmp_path / "answers.txt"
+    for held, told in (("", False), ("guid,tag\n1,positive\n", True), (None, False)):
+        if held is not None:
+            output.write_text(held)
+        caplog.clear()
+        predict_file(WEIGHTS, Workspace(root), output=output)
+        assert any("replaced; it held other answers" in message for message in caplog.messages) == told
+
+
+def test_a_picture_that_is_not_there_is_said_before_a_model_is_loaded(root, monkeypatch):
+    monkeypatch.setattr(Classifier, "load", None)
+    with pytest.raises(
+        ClipsentError, match="--image nope.jpg: no such picture; a relative path starts at --project-root"
+    ):
+        predict_file(WEIGHTS, Workspace(root), text="hi", image=Path("nope.jpg"))

@@ -327,10 +327,22 @@ def test_a_difference_of_means_is_told_from_the_scores_of_one_seed(tmp_path):
     assert "-0.100, a difference of means over seeds; the scores below are those of" in judge_final(Workspace(tmp_path))
 
 
+def test_seeds_of_other_models_are_not_those_of_the_difference(tmp_path):
+    leave_run(tmp_path, steps.FINAL)
+    rows = [["baseline", "baseline", 1, 0.0], ["final_clip_aug", "run", 1, 0.1], ["heads: ln", "run", 3, 0.2]]
+    table = pd.DataFrame(rows, columns=["model", "kind", "seeds", "difference"]).assign(
+        leaked=False, verdict="one seed"
+    )
+    write_csv(table, tmp_path / f"{steps.COMPARED}.csv")
+    assert "+0.100." in judge_final(Workspace(tmp_path)) and "means" not in judge_final(Workspace(tmp_path))
+
+
 def test_a_preset_says_how_long_the_baseline_is_trained_too(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text('[train]\npreset = "quick"\n')
     assert read_settings(path)["baseline"] == {"head_variant": "base"}
+    path.write_text('[train]\npreset = "spec"\nlr = 1e-5\n')
+    assert read_settings(path)["baseline"] == read_settings(None)["baseline"]  # it stands for the defaults
     path.write_text('[train]\npreset = "quick"\n[baseline]\nearly_stop = 0\nepochs = 7\n')
     assert read_settings(path)["baseline"] == {"head_variant": "base", "early_stop": 0, "epochs": 7}
 

@@ -113,6 +113,12 @@ def test_what_a_program_writes_for_no_author_is_none(tmp_path, missing):
     assert table.group.tolist() == ["guid 1", "guid 2", "Nan"]
 
 
+def test_a_group_of_our_own_that_is_called_after_a_post_called_null_stays(root, tmp_path):
+    val = pd.read_csv(root / "outputs/splits/val.csv", dtype=str, keep_default_na=False)
+    val.assign(group=["null"] * 2 + ["NA"] * (len(val) - 2)).to_csv(tmp_path / "val.csv", index=False)
+    assert read_split(tmp_path / "val.csv").group.nunique() == 2
+
+
 Y = [0, 1, 1, 0]
 
 
